@@ -1,0 +1,264 @@
+// Random preconditioning: y = x S with one random rotation S, so that the angles of y follow a law
+// known in advance whatever x is.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "polarquant/error.hpp"
+#include "polarquant/fixed_math.hpp"
+#include "polarquant/kernels/isa.hpp"
+#include "polarquant/random.hpp"
+#include "polarquant/version.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+
+enum class RotationKind : std::uint8_t {
+  kNone = 0,      // S = I
+  kHadamard = 1,  // two rounds of random signs and a Hadamard transform: d log d operations
+  kHaar = 2,      // uniform over all orthogonal matrices: the angle law is exact; d^2 operations
+};
+
+namespace detail {
+
+// The columns of the row-major n x n matrix `a`, made orthonormal from left to right by modified
+// Gram-Schmidt, in place. Gram-Schmidt divides by norms, which are positive: of all QR
+// factorisations it gives the one with diag(R) > 0, and for a Gaussian matrix that Q is Haar. A
+// second pass removes what rounding left of a badly conditioned first one.
+POLARQUANT_ALWAYS_INLINE void orthonormalize_columns(double* a, std::size_t n, double* products) {
+  for (int pass = 0; pass < 2; ++pass) {
+    for (std::size_t j = 0; j < n; ++j) {
+      double norm2 = 0.0;
+      for (std::size_t k = 0; k < n; ++k) norm2 = fused(a[k * n + j], a[k * n + j], norm2);
+      const double norm = std::sqrt(norm2);
+      for (std::size_t k = 0; k < n; ++k) a[k * n + j] /= norm;
+      for (std::size_t i = j + 1; i < n; ++i) products[i] = 0.0;
+      for (std::size_t k = 0; k < n; ++k) {
+        const double q = a[k * n + j];
+        for (std::size_t i = j + 1; i < n; ++i) products[i] = fused(q, a[k * n + i], products[i]);
+      }
+      for (std::size_t k = 0; k < n; ++k) {
+        const double q = -a[k * n + j];
+        for (std::size_t i = j + 1; i < n; ++i) a[k * n + i] = fused(q, products[i], a[k * n + i]);
+      }
+    }
+  }
+}
+
+#if POLARQUANT_X86
+POLARQUANT_TARGET_AVX2 inline void orthonormalize_columns_fma(double* a, std::size_t n,
+                                                              double* products) {
+  orthonormalize_columns(a, n, products);
+}
+#endif
+
+// A Haar-random orthogonal n x n matrix, row-major, the same bits everywhere.
+inline std::vector<float> haar_matrix(std::size_t n, Random& random) {
+  std::vector<double> a(n * n);
+  std::vector<double> products(n);
+  for (double& entry : a) entry = random.gaussian();
+#if POLARQUANT_X86
+  if (isa_is_available(Isa::kAvx2)) {  // The same operations, without a library call for each fma.
+    orthonormalize_columns_fma(a.data(), n, products.data());
+  } else {
+    orthonormalize_columns(a.data(), n, products.data());
+  }
+#else
+  orthonormalize_columns(a.data(), n, products.data());
+#endif
+  std::vector<float> result(n * n);
+  for (std::size_t i = 0; i < n * n; ++i) result[i] = static_cast<float>(a[i]);
+  return result;
+}
+
+inline std::vector<float> transpose(const std::vector<float>& matrix, std::size_t n) {
+  std::vector<float> result(n * n);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < n; ++j) result[j * n + i] = matrix[i * n + j];
+  }
+  return result;
+}
+
+// y = x M for a row-major n x n matrix: y_j sums x_i M_ij over i in increasing order by fma.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void multiply_row(const float* matrix, std::size_t n, const T* x, T* y) {
+  for (std::size_t j = 0; j < n; ++j) y[j] = T(0);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < n; ++j) {
+      y[j] = fused(x[i], static_cast<T>(matrix[i * n + j]), y[j]);
+    }
+  }
+}
+
+// x H with H the unnormalised Hadamard matrix of order `size`, acting on entries `stride` apart,
+// for each of the `stride` interleaved vectors; in place.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void hadamard_transform(T* x, std::size_t size, std::size_t stride) {
+  for (std::size_t half = 1; half < size; half *= 2) {
+    for (std::size_t begin = 0; begin < size; begin += 2 * half) {
+      T* const low = x + begin * stride;
+      T* const high = low + half * stride;
+      for (std::size_t i = 0; i < half * stride; ++i) {
+        const T sum = low[i] + high[i];
+        const T difference = low[i] - high[i];
+        low[i] = sum;
+        high[i] = difference;
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
+// One random rotation S of R^d, fixed by (kind, head_dim, seed). The same bits on every compiler,
+// flag and platform. Immutable; safe to share among threads.
+//
+// kHadamard for d = 2^k m, m odd, is the product of two rounds x -> (x D) (H_{2^k} (x) Q_m) / 2^(k/2)
+// with D random signs, H the Hadamard matrix and Q_m a Haar matrix of order m (1 for a power of
+// two). One round would not do: a vector with few large entries keeps a coarse distribution.
+class Rotation {
+ public:
+  // Throws std::invalid_argument unless head_dim is even, 2 .. 1024. Cost: head_dim^3 for kHaar.
+  Rotation(RotationKind kind, int head_dim, std::uint64_t seed)
+      : kind_(kind), head_dim_(head_dim), seed_(seed) {
+    if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0) {
+      detail::throw_invalid_argument("head_dim is " + std::to_string(head_dim) +
+                                     ", must be even, 2 .. 1024");
+    }
+    if (kind != RotationKind::kNone && kind != RotationKind::kHadamard &&
+        kind != RotationKind::kHaar) {
+      detail::throw_invalid_argument("rotation kind is " +
+                                     std::to_string(static_cast<int>(kind)) +
+                                     ", must be kNone, kHadamard or kHaar");
+    }
+    Random random(seed);
+    const std::size_t d = static_cast<std::size_t>(head_dim);
+    if (kind == RotationKind::kHaar) {
+      order_ = d;
+      rounds_.push_back(Round{{}, detail::haar_matrix(d, random), {}});
+    } else if (kind == RotationKind::kHadamard) {
+      while (d % (2 * hadamard_order_) == 0) hadamard_order_ *= 2;
+      order_ = d / hadamard_order_;
+      for (int round = 0; round < 2; ++round) {
+        std::vector<float> signs(d);
+        for (float& sign : signs) sign = random.sign();
+        rounds_.push_back(Round{signs, {}, {}});
+        if (order_ > 1) rounds_.back().matrix = detail::haar_matrix(order_, random);
+      }
+    }
+    for (Round& round : rounds_) {
+      if (!round.matrix.empty()) round.transposed = detail::transpose(round.matrix, order_);
+    }
+  }
+
+  RotationKind kind() const { return kind_; }
+  int head_dim() const { return head_dim_; }
+  std::uint64_t seed() const { return seed_; }
+
+  // y = x S. x, y: [head_dim], of float or double, not overlapping.
+  template <typename T>
+  POLARQUANT_ALWAYS_INLINE void apply(const T* x, T* y) const noexcept {
+    const std::size_t d = static_cast<std::size_t>(head_dim_);
+    if (kind_ == RotationKind::kHaar) {
+      detail::multiply_row(rounds_[0].matrix.data(), d, x, y);
+      return;
+    }
+    for (std::size_t i = 0; i < d; ++i) y[i] = x[i];
+    for (const Round& round : rounds_) {
+      for (std::size_t i = 0; i < d; ++i) y[i] *= static_cast<T>(round.signs[i]);
+      multiply_blocks(round.matrix, y);
+      detail::hadamard_transform(y, hadamard_order_, order_);
+    }
+    scale(y);
+  }
+
+  // x = y S^T, the inverse. Shapes as for apply.
+  template <typename T>
+  POLARQUANT_ALWAYS_INLINE void apply_transpose(const T* y, T* x) const noexcept {
+    const std::size_t d = static_cast<std::size_t>(head_dim_);
+    if (kind_ == RotationKind::kHaar) {
+      detail::multiply_row(rounds_[0].transposed.data(), d, y, x);
+      return;
+    }
+    for (std::size_t i = 0; i < d; ++i) x[i] = y[i];
+    for (std::size_t r = rounds_.size(); r-- > 0;) {
+      detail::hadamard_transform(x, hadamard_order_, order_);
+      multiply_blocks(rounds_[r].transposed, x);
+      for (std::size_t i = 0; i < d; ++i) x[i] *= static_cast<T>(rounds_[r].signs[i]);
+    }
+    scale(x);
+  }
+
+  // The matrix S (or S^T) of kHaar, row-major, for the kernels that rotate many rows at once.
+  const float* haar() const { return rounds_[0].matrix.data(); }
+  const float* haar_transposed() const { return rounds_[0].transposed.data(); }
+
+  // FNV-1a over every stored number: equal on every platform for equal (kind, head_dim, seed).
+  std::uint64_t checksum() const {
+    std::uint64_t hash = 14695981039346656037ULL;
+    const auto add = [&hash](const std::vector<float>& values) {
+      for (const float value : values) {
+        std::uint32_t bits;
+        std::memcpy(&bits, &value, sizeof bits);
+        for (int byte = 0; byte < 4; ++byte) {
+          hash = (hash ^ ((bits >> (8 * byte)) & 0xffu)) * 1099511628211ULL;
+        }
+      }
+    };
+    for (const Round& round : rounds_) {
+      add(round.signs);
+      add(round.matrix);
+    }
+    return hash;
+  }
+
+  std::size_t memory_bytes() const {
+    std::size_t bytes = 0;
+    for (const Round& round : rounds_) {
+      bytes += (round.signs.capacity() + round.matrix.capacity() + round.transposed.capacity()) *
+               sizeof(float);
+    }
+    return bytes;
+  }
+
+ private:
+  struct Round {
+    std::vector<float> signs;       // [head_dim], +1 or -1; empty for kHaar
+    std::vector<float> matrix;      // [order, order], row-major; empty where the order is 1
+    std::vector<float> transposed;  // its transpose
+  };
+
+  // x (I (x) M): every run of `order_` entries times the small matrix.
+  template <typename T>
+  POLARQUANT_ALWAYS_INLINE void multiply_blocks(const std::vector<float>& matrix, T* x) const {
+    if (matrix.empty()) return;
+    constexpr std::size_t kMaxOrder = 512;  // An even d has m <= 511.
+    T result[kMaxOrder];
+    for (std::size_t block = 0; block < hadamard_order_; ++block) {
+      T* const entries = x + block * order_;
+      detail::multiply_row(matrix.data(), order_, entries, result);
+      for (std::size_t i = 0; i < order_; ++i) entries[i] = result[i];
+    }
+  }
+
+  // Two rounds of the unnormalised transform scale by 2^k: exact to undo.
+  template <typename T>
+  POLARQUANT_ALWAYS_INLINE void scale(T* x) const {
+    const T factor = T(1) / static_cast<T>(hadamard_order_);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(head_dim_); ++i) x[i] *= factor;
+  }
+
+  RotationKind kind_;
+  int head_dim_;
+  std::uint64_t seed_;
+  std::size_t hadamard_order_ = 1;  // 2^k
+  std::size_t order_ = 1;           // m, or head_dim for kHaar
+  std::vector<Round> rounds_;
+};
+
+POLARQUANT_END_NAMESPACE
