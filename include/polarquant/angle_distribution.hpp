@@ -35,7 +35,8 @@ class AngleDistribution {
   }
 
   // The law of the angle that joins the radius of `a` coordinates (the cosine's side) and that of
-  // `b` coordinates (the sine's side). Throws std::invalid_argument unless both are even, 2 .. 1024.
+  // `b` coordinates (the sine's side). Throws std::invalid_argument unless both are even, 2 ..
+  // 1024.
   static AngleDistribution of_join(int a, int b) {
     for (const int count : {a, b}) {
       if (count < 2 || count > 1024 || count % 2 != 0) {
@@ -150,9 +151,9 @@ class AngleDistribution {
     mean_ = mode();
     normalizer_ = 1.0;
     normalizer_ = 1.0 / integrate(0.0, detail::kHalfPi, [](double, double, double) { return 1.0; });
-    const double first = a == b ? detail::kHalfPi / 2
-                                : integrate(0.0, detail::kHalfPi,
-                                            [](double psi, double, double) { return psi; });
+    const double first =
+        a == b ? detail::kHalfPi / 2
+               : integrate(0.0, detail::kHalfPi, [](double psi, double, double) { return psi; });
     mean_ = first;
     variance_ = integrate(0.0, detail::kHalfPi, [first](double psi, double, double) {
       return (psi - first) * (psi - first);

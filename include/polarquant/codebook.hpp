@@ -20,9 +20,9 @@ POLARQUANT_BEGIN_NAMESPACE
 
 // How to fit a codebook to samples.
 struct KMeansOptions {
-  int bits = 2;                // 2^bits centroids
-  bool circular = false;       // level 1: the angles live on the circle [0, 2 pi)
-  std::uint64_t seed = 0;      // of the k-means++ start
+  int bits = 2;            // 2^bits centroids
+  bool circular = false;   // level 1: the angles live on the circle [0, 2 pi)
+  std::uint64_t seed = 0;  // of the k-means++ start
   int max_num_iterations = 200;
 };
 
@@ -79,8 +79,15 @@ struct CosineMoments {
   double cross;           // E[cos psi cos theta sin psi sin theta]
 };
 
-// The moments of the Lloyd-Max codebook of `bits` bits for `law`.
-CosineMoments cosine_moments(const AngleDistribution& law, int bits);
+// The moments of a codebook for angles that follow `law`. Throws std::invalid_argument if one of
+// the two is circular and the other is not.
+CosineMoments cosine_moments(const AngleDistribution& law, const AngleCodebook& codebook);
+
+// All codebooks of a format: one for each level, first level first, and one for each join.
+struct CodebookSet {
+  std::vector<AngleCodebook> levels;
+  std::vector<AngleCodebook> joins;
+};
 
 namespace detail {
 
@@ -104,12 +111,13 @@ inline std::vector<double> point_density_quantiles(const AngleDistribution& law,
   constexpr double kStep = kHalfPi / kGrid;
   const int p = (law.a() - 1) / 3;
   const int q = (law.b() - 1) / 3;
-  const AngleDistribution shape = AngleDistribution::of_join(std::max(2, (p + 1) / 2 * 2),
-                                                             std::max(2, (q + 1) / 2 * 2));
+  const AngleDistribution shape =
+      AngleDistribution::of_join(std::max(2, (p + 1) / 2 * 2), std::max(2, (q + 1) / 2 * 2));
   std::vector<double> mass(kGrid + 1, 0.0);
   for (int i = 0; i < kGrid; ++i) {
     const double density = shape.density((i + 0.5) * kStep);
-    mass[static_cast<std::size_t>(i) + 1] = fused(density, kStep, mass[static_cast<std::size_t>(i)]);
+    mass[static_cast<std::size_t>(i) + 1] =
+        fused(density, kStep, mass[static_cast<std::size_t>(i)]);
   }
   std::vector<double> points;
   std::size_t cell = 0;
@@ -146,9 +154,8 @@ inline std::vector<double> lloyd_newton_step(const AngleDistribution& law,
     // d mean / d edge = density(edge) |edge - mean| / mass, and an edge moves by half of either
     // neighbour.
     const bool has_mass = cell.mass > 0.0;
-    const double left = i > 0 && has_mass ? 0.5 * law.density(edges[i]) *
-                                                (cell.mean - edges[i]) / cell.mass
-                                          : 0.0;
+    const double left =
+        i > 0 && has_mass ? 0.5 * law.density(edges[i]) * (cell.mean - edges[i]) / cell.mass : 0.0;
     const double right = i + 1 < n && has_mass ? 0.5 * law.density(edges[i + 1]) *
                                                      (edges[i + 1] - cell.mean) / cell.mass
                                                : 0.0;
@@ -203,13 +210,12 @@ inline AngleCodebook AngleCodebook::from_centroids(std::vector<double> centroids
   }
   const double upper = circular ? detail::kTwoPi : detail::kHalfPi;
   for (std::size_t i = 0; i < count; ++i) {
-    const bool in_range = centroids[i] >= 0.0 && (circular ? centroids[i] < upper
-                                                           : centroids[i] <= upper);
+    const bool in_range =
+        centroids[i] >= 0.0 && (circular ? centroids[i] < upper : centroids[i] <= upper);
     if (!in_range || (i > 0 && centroids[i] < centroids[i - 1])) {
-      detail::throw_invalid_argument("centroid " + std::to_string(i) + " is " +
-                                     std::to_string(centroids[i]) +
-                                     ", must be increasing and within [0, " +
-                                     (circular ? "2 pi)" : "pi/2]"));
+      detail::throw_invalid_argument(
+          "centroid " + std::to_string(i) + " is " + std::to_string(centroids[i]) +
+          ", must be increasing and within [0, " + (circular ? "2 pi)" : "pi/2]"));
     }
   }
   return AngleCodebook(std::move(centroids), circular);
@@ -343,19 +349,29 @@ inline AngleCodebook AngleCodebook::k_means(std::vector<double> angles,
   return AngleCodebook(std::move(centers), options.circular);
 }
 
-inline CosineMoments cosine_moments(const AngleDistribution& law, int bits) {
-  if (law.is_circular()) {
-    // psi - theta is uniform on +-x with x = pi / 2^bits.
-    const double x = detail::kPi / (1 << bits);
-    const detail::SinCos s = detail::fixed_sin_cos(x);
-    return {s.sin / x, 0.0, 0.5 + 0.5 * (s.sin * s.cos) / x, 0.0, 0.0};
+inline CosineMoments cosine_moments(const AngleDistribution& law, const AngleCodebook& codebook) {
+  using detail::fused;
+  if (law.is_circular() != codebook.is_circular()) {
+    detail::throw_invalid_argument("a circular angle needs a circular codebook, and no other does");
   }
-  const AngleCodebook codebook = AngleCodebook::lloyd_max(law, bits);
   CosineMoments sum{0.0, 0.0, 0.0, 0.0, 0.0};
-  for (std::size_t i = 0; i < codebook.centroids().size(); ++i) {
+  const std::size_t count = codebook.centroids().size();
+  if (law.is_circular()) {
+    // Half a cell of width x contributes the integrals of cos and of cos^2 = (1 + cos(2 .)) / 2
+    // over [0, x], under the density 1 / (2 pi).
+    for (std::size_t i = 0; i < count; ++i) {
+      const double next = i + 1 < count ? codebook.centroids()[i + 1]
+                                        : codebook.centroids().front() + detail::kTwoPi;
+      const detail::SinCos s = detail::fixed_sin_cos(0.5 * (next - codebook.centroids()[i]));
+      sum.cosine = fused(s.sin, 1.0 / detail::kPi, sum.cosine);
+      sum.cosine_squared = fused(s.sin * s.cos, 0.5 / detail::kPi, sum.cosine_squared);
+    }
+    sum.cosine_squared += 0.5;
+    return sum;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
     const double low = i == 0 ? 0.0 : codebook.boundaries()[i - 1];
-    const double high =
-        i + 1 == codebook.centroids().size() ? law.upper() : codebook.boundaries()[i];
+    const double high = i + 1 < count ? codebook.boundaries()[i] : law.upper();
     const detail::SinCos theta = detail::fixed_sin_cos(codebook.centroids()[i]);
     const auto expectation = [&law, low, high](auto g) { return law.integrate(low, high, g); };
     const double mass = expectation([](double, double, double) { return 1.0; });
@@ -363,7 +379,6 @@ inline CosineMoments cosine_moments(const AngleDistribution& law, int bits) {
     const double sine = expectation([](double, double s, double) { return s; });
     const double cosine_squared = expectation([](double, double, double c) { return c * c; });
     const double cross = expectation([](double, double s, double c) { return s * c; });
-    using detail::fused;
     sum.cosine = fused(theta.cos, cosine, sum.cosine);
     sum.sine = fused(theta.sin, sine, sum.sine);
     sum.cosine_squared = fused(theta.cos * theta.cos, cosine_squared, sum.cosine_squared);

@@ -82,8 +82,8 @@ struct PolarFormat {
   }
 
   // rho = E<x,u> / ||x||^2, u being the reconstruction with exact radii and offline codebooks, for
-  // x in a random direction: the product over levels of E cos(psi - theta), with a sum where unequal
-  // parts are joined. 1 for uncompressed.
+  // x in a random direction: the product over levels of E cos(psi - theta), with a sum where
+  // unequal parts are joined. 1 for uncompressed.
   double rho() const;
 
   // E||x - x'||^2 / ||x||^2 with the given radius meaning and offline codebooks, for x in a random
@@ -104,6 +104,10 @@ struct PolarFormat {
   friend bool operator!=(const PolarFormat& x, const PolarFormat& y) { return !(x == y); }
 };
 
+// The paper's offline codebooks: Lloyd-Max of every level's law (and every join's), from the format
+// alone. Throws std::invalid_argument if the format is invalid.
+CodebookSet offline_codebooks(const PolarFormat& format);
+
 namespace detail {
 
 // Mean and mean square of g = <x,u> / ||x||^2.
@@ -121,14 +125,13 @@ inline Alignment join_alignments(const Alignment& left, const Alignment& right,
               2.0 * left.mean * right.mean * node.cross};
 }
 
-inline Alignment format_alignment(const PolarFormat& format) {
+inline Alignment format_alignment(const PolarFormat& format, const CodebookSet& codebooks) {
   if (format.is_uncompressed()) return {1.0, 1.0};
   const PolarShape shape = format.shape();
   std::vector<Alignment> by_level;  // g of a part of 2^level coordinates
   for (int level = 1; level <= format.levels; ++level) {
-    const CosineMoments moments =
-        cosine_moments(AngleDistribution::of_level(level),
-                       format.level_bits[static_cast<std::size_t>(level - 1)]);
+    const CosineMoments moments = cosine_moments(
+        AngleDistribution::of_level(level), codebooks.levels[static_cast<std::size_t>(level - 1)]);
     by_level.push_back(level == 1 ? Alignment{moments.cosine, moments.cosine_squared}
                                   : join_alignments(by_level.back(), by_level.back(), moments));
   }
@@ -138,9 +141,8 @@ inline Alignment format_alignment(const PolarFormat& format) {
     while ((2 << level) < shape.join_right(join)) ++level;
     const AngleDistribution law =
         AngleDistribution::of_join(shape.join_left(join), shape.join_right(join));
-    g = join_alignments(
-        g, by_level[static_cast<std::size_t>(level)],
-        cosine_moments(law, format.join_bits[static_cast<std::size_t>(join)]));
+    g = join_alignments(g, by_level[static_cast<std::size_t>(level)],
+                        cosine_moments(law, codebooks.joins[static_cast<std::size_t>(join)]));
   }
   // Several blocks: g is their mean weighted by the shares of ||x||^2, which follow a Dirichlet
   // law with parameter half a block's width.
@@ -153,8 +155,8 @@ inline Alignment format_alignment(const PolarFormat& format) {
 
 // The rule of full_depth. rho is built from the top down: opening a level multiplies it by that
 // level's E cos(psi - theta); joining a part of width 2^l, once level l + 1 is opened, makes it
-// rho E[cos cos] + E[sin sin] (both to be multiplied by what the levels l .. 1 contribute). Each step
-// grows with rho, so the best rho for every number of bits spent is found step by step.
+// rho E[cos cos] + E[sin sin] (both to be multiplied by what the levels l .. 1 contribute). Each
+// step grows with rho, so the best rho for every number of bits spent is found step by step.
 inline void allocate_bits(PolarFormat& format, int budget) {
   const PolarShape shape = format.shape();
   struct Step {
@@ -187,7 +189,8 @@ inline void allocate_bits(PolarFormat& format, int budget) {
     for (int bits = step.min_bits; bits <= step.max_bits; ++bits) {
       const std::size_t cost = static_cast<std::size_t>(bits * step.num_codes);
       if (cost >= size) break;
-      const CosineMoments moments = cosine_moments(step.law, bits);
+      const CosineMoments moments =
+          cosine_moments(step.law, AngleCodebook::lloyd_max(step.law, bits));
       for (std::size_t spent = cost; spent < size; ++spent) {
         const double above = best[spent - cost];
         if (above < 0.0) continue;
@@ -260,9 +263,8 @@ inline PolarFormat PolarFormat::uncompressed(int head_dim, FloatType type) {
 inline void PolarFormat::validate() const {
   detail::check_head_dim(head_dim, 2);
   if (static_cast<int>(radius_type) > static_cast<int>(FloatType::kFloat64)) {
-    detail::throw_invalid_argument("radius_type is " +
-                                   std::to_string(static_cast<int>(radius_type)) +
-                                   ", not a FloatType");
+    detail::throw_invalid_argument(
+        "radius_type is " + std::to_string(static_cast<int>(radius_type)) + ", not a FloatType");
   }
   if (static_cast<int>(radius_meaning) > static_cast<int>(RadiusMeaning::kLeastSquares)) {
     detail::throw_invalid_argument("radius_meaning is " +
@@ -306,11 +308,31 @@ inline int PolarFormat::num_angle_bits() const {
   return total;
 }
 
-inline double PolarFormat::rho() const { return detail::format_alignment(*this).mean; }
+inline CodebookSet offline_codebooks(const PolarFormat& format) {
+  format.validate();
+  CodebookSet codebooks;
+  for (int level = 1; level <= format.levels; ++level) {
+    codebooks.levels.push_back(
+        AngleCodebook::lloyd_max(AngleDistribution::of_level(level),
+                                 format.level_bits[static_cast<std::size_t>(level - 1)]));
+  }
+  const PolarShape shape = format.shape();
+  for (int join = 0; format.levels > 0 && join < shape.num_joins(); ++join) {
+    const AngleDistribution law =
+        AngleDistribution::of_join(shape.join_left(join), shape.join_right(join));
+    codebooks.joins.push_back(
+        AngleCodebook::lloyd_max(law, format.join_bits[static_cast<std::size_t>(join)]));
+  }
+  return codebooks;
+}
+
+inline double PolarFormat::rho() const {
+  return detail::format_alignment(*this, offline_codebooks(*this)).mean;
+}
 
 inline double PolarFormat::expected_relative_mse() const {
   if (is_uncompressed()) return 0.0;
-  const detail::Alignment g = detail::format_alignment(*this);
+  const detail::Alignment g = detail::format_alignment(*this, offline_codebooks(*this));
   const double inverse_square = 1.0 / (g.mean * g.mean);
   switch (radius_meaning) {
     case RadiusMeaning::kNorm:
@@ -328,8 +350,8 @@ inline double PolarFormat::expected_relative_mse() const {
 inline std::string PolarFormat::description() const {
   std::string text;
   for (int level = 1; level <= levels; ++level) {
-    text += (level > 1 ? "/" : "") +
-            std::to_string(level_bits[static_cast<std::size_t>(level - 1)]);
+    text +=
+        (level > 1 ? "/" : "") + std::to_string(level_bits[static_cast<std::size_t>(level - 1)]);
   }
   for (int join = 0; levels > 0 && join < shape().num_joins(); ++join) {
     text += "+" + std::to_string(join_bits[static_cast<std::size_t>(join)]);

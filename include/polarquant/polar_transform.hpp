@@ -17,11 +17,12 @@ POLARQUANT_BEGIN_NAMESPACE
 
 // The tree of the transform over head_dim coordinates, `levels` deep.
 //
-// Level l pairs adjacent radii of level l-1 and so has floor(head_dim / 2^l) angles. Either 2^levels
-// divides head_dim, and every block of 2^levels coordinates ends in a radius of its own; or the
-// depth is full (2^levels is the largest power of two within head_dim), and the radii that were left
-// without a partner on the way are joined to the largest part, larger ones first, by one angle each:
-// 80 = 64 + 16 has one join, 112 = 64 + 32 + 16 two. Full depth always ends in one radius.
+// Level l pairs adjacent radii of level l-1 and so has floor(head_dim / 2^l) angles. Either
+// 2^levels divides head_dim, and every block of 2^levels coordinates ends in a radius of its own;
+// or the depth is full (2^levels is the largest power of two within head_dim), and the radii that
+// were left without a partner on the way are joined to the largest part, larger ones first, by one
+// angle each: 80 = 64 + 16 has one join, 112 = 64 + 32 + 16 two. Full depth always ends in one
+// radius.
 struct PolarShape {
   int head_dim = 0;
   int levels = 0;
@@ -38,9 +39,9 @@ struct PolarShape {
                                      std::to_string(head_dim));
     }
     if (num_radii() > 1 && (num_radii() << levels) != head_dim) {
-      detail::throw_invalid_argument(
-          "head_dim is " + std::to_string(head_dim) + ", must be a multiple of 2^levels = " +
-          std::to_string(1 << levels) + " unless the depth is full");
+      detail::throw_invalid_argument("head_dim is " + std::to_string(head_dim) +
+                                     ", must be a multiple of 2^levels = " +
+                                     std::to_string(1 << levels) + " unless the depth is full");
     }
   }
 

@@ -118,9 +118,10 @@ POLARQUANT_ALWAYS_INLINE void hadamard_transform(T* x, std::size_t size, std::si
 // One random rotation S of R^d, fixed by (kind, head_dim, seed). The same bits on every compiler,
 // flag and platform. Immutable; safe to share among threads.
 //
-// kHadamard for d = 2^k m, m odd, is the product of two rounds x -> (x D) (H_{2^k} (x) Q_m) / 2^(k/2)
-// with D random signs, H the Hadamard matrix and Q_m a Haar matrix of order m (1 for a power of
-// two). One round would not do: a vector with few large entries keeps a coarse distribution.
+// kHadamard for d = 2^k m, m odd, is the product of two rounds x -> (x D) (H_{2^k} (x) Q_m) /
+// 2^(k/2) with D random signs, H the Hadamard matrix and Q_m a Haar matrix of order m (1 for a
+// power of two). One round would not do: a vector with few large entries keeps a coarse
+// distribution.
 class Rotation {
  public:
   // Throws std::invalid_argument unless head_dim is even, 2 .. 1024. Cost: head_dim^3 for kHaar.
@@ -132,8 +133,7 @@ class Rotation {
     }
     if (kind != RotationKind::kNone && kind != RotationKind::kHadamard &&
         kind != RotationKind::kHaar) {
-      detail::throw_invalid_argument("rotation kind is " +
-                                     std::to_string(static_cast<int>(kind)) +
+      detail::throw_invalid_argument("rotation kind is " + std::to_string(static_cast<int>(kind)) +
                                      ", must be kNone, kHadamard or kHaar");
     }
     Random random(seed);

@@ -1,0 +1,105 @@
+// The kernels as plain loops: the specification of every faster one.
+//
+// Each loop is written once and compiled once per instruction set, by POLARQUANT_DEFINE_KERNELS.
+#pragma once
+
+#include <cstddef>
+
+#include "polarquant/codec_tables.hpp"
+#include "polarquant/kernels/decode_loops.hpp"
+#include "polarquant/kernels/encode_loops.hpp"
+#include "polarquant/kernels/isa.hpp"
+#include "polarquant/kernels/rotation_loops.hpp"
+#include "polarquant/kernels/softmax_loops.hpp"
+#include "polarquant/rotation.hpp"
+#include "polarquant/rows.hpp"
+#include "polarquant/version.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+namespace detail {
+
+// The entry points of one instruction set, for accumulators of type T (float or double).
+template <typename T>
+struct Kernels {
+  Isa isa;
+  void (*rotate)(const Rotation&, Rows<const T>, Rows<T>);
+  void (*rotate_back)(const Rotation&, Rows<const T>, Rows<T>);
+  void (*rotate_float)(const Rotation&, Rows<const float>, Rows<float>);
+  std::size_t (*encode)(const CodecTables&, const float*, const double*, std::size_t,
+                        const loops::EncodeScratch&, std::byte*);
+  void (*prepare_query)(const CodecTables&, const T*, T*);
+  void (*score_tiles)(const CodecTables&, const std::byte*, std::size_t, Rows<const T>,
+                      const loops::TileScratch<T>&, Rows<T>);
+  void (*accumulate_tiles)(const CodecTables&, const std::byte*, std::size_t, Rows<const T>,
+                           const loops::TileScratch<T>&, Rows<T>);
+  void (*reduce_lanes)(const T*, std::size_t, T, T*);
+  void (*decode_tile)(const CodecTables&, const std::byte*, const loops::TileScratch<T>&, T*);
+  T (*dot_row)(const CodecTables&, const std::byte*, const T*, const loops::TileScratch<T>&);
+  void (*decode_row)(const CodecTables&, const std::byte*, const loops::TileScratch<T>&);
+  T (*maximum)(const T*, std::size_t);
+  T (*exponentiate)(T*, std::size_t, T, T);
+};
+
+}  // namespace detail
+POLARQUANT_END_NAMESPACE
+
+// Defines a struct template `name`<T> whose static functions are the loops above, compiled with the
+// function attribute `target`, and whose table() lists them.
+#define POLARQUANT_DEFINE_KERNELS(name, isa_value, target)                                       \
+  template <typename T>                                                                          \
+  struct name {                                                                                  \
+    target static void rotate(const Rotation& rotation, Rows<const T> x, Rows<T> y) {            \
+      loops::rotate(rotation, x, y);                                                             \
+    }                                                                                            \
+    target static void rotate_back(const Rotation& rotation, Rows<const T> y, Rows<T> x) {       \
+      loops::rotate_back(rotation, y, x);                                                        \
+    }                                                                                            \
+    target static void rotate_float(const Rotation& rotation, Rows<const float> x,               \
+                                    Rows<float> y) {                                             \
+      loops::rotate(rotation, x, y);                                                             \
+    }                                                                                            \
+    target static std::size_t encode(const CodecTables& tables, const float* rows,               \
+                                     const double* scales, std::size_t count,                    \
+                                     const loops::EncodeScratch& scratch, std::byte* codes) {    \
+      return loops::encode(tables, rows, scales, count, scratch, codes);                         \
+    }                                                                                            \
+    target static void prepare_query(const CodecTables& tables, const T* query, T* prepared) {   \
+      loops::prepare_query(tables, query, prepared);                                             \
+    }                                                                                            \
+    target static void score_tiles(const CodecTables& tables, const std::byte* tiles,            \
+                                   std::size_t num_tiles, Rows<const T> prepared,                \
+                                   const loops::TileScratch<T>& scratch, Rows<T> scores) {       \
+      loops::score_tiles(tables, tiles, num_tiles, prepared, scratch, scores);                   \
+    }                                                                                            \
+    target static void accumulate_tiles(const CodecTables& tables, const std::byte* tiles,       \
+                                        std::size_t num_tiles, Rows<const T> weights,            \
+                                        const loops::TileScratch<T>& scratch, Rows<T> sums) {    \
+      loops::accumulate_tiles(tables, tiles, num_tiles, weights, scratch, sums);                 \
+    }                                                                                            \
+    target static void reduce_lanes(const T* sums, std::size_t count, T factor, T* out) {        \
+      loops::reduce_lanes(sums, count, factor, out);                                             \
+    }                                                                                            \
+    target static void decode_tile(const CodecTables& tables, const std::byte* tile,             \
+                                   const loops::TileScratch<T>& scratch, T* vectors) {           \
+      loops::decode_tile(tables, tile, scratch, vectors);                                        \
+    }                                                                                            \
+    target static T dot_row(const CodecTables& tables, const std::byte* code, const T* prepared, \
+                            const loops::TileScratch<T>& scratch) {                              \
+      return loops::dot_row(tables, code, prepared, scratch);                                    \
+    }                                                                                            \
+    target static void decode_row(const CodecTables& tables, const std::byte* code,              \
+                                  const loops::TileScratch<T>& scratch) {                        \
+      loops::decode_row(tables, code, scratch);                                                  \
+    }                                                                                            \
+    target static T maximum(const T* values, std::size_t count) {                                \
+      return loops::maximum(values, count);                                                      \
+    }                                                                                            \
+    target static T exponentiate(T* values, std::size_t count, T scale, T largest) {             \
+      return loops::exponentiate(values, count, scale, largest);                                 \
+    }                                                                                            \
+    static Kernels<T> table() {                                                                  \
+      return {isa_value,     rotate,      rotate_back,      rotate_float, encode,                \
+              prepare_query, score_tiles, accumulate_tiles, reduce_lanes, decode_tile,           \
+              dot_row,       decode_row,  maximum,          exponentiate};                       \
+    }                                                                                            \
+  }

@@ -1,0 +1,359 @@
+// The key-value cache of one layer of one sequence, compressed, with attention on the codes.
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "polarquant/attention.hpp"
+#include "polarquant/codec.hpp"
+#include "polarquant/error.hpp"
+#include "polarquant/format.hpp"
+#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/rows.hpp"
+#include "polarquant/tile_pages.hpp"
+#include "polarquant/version.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+
+// What an append could not encode.
+struct AppendResult {
+  EncodeFailure failure = EncodeFailure::kNone;
+  std::size_t token = 0;  // row of the appended matrices
+  std::size_t kv_head = 0;
+  bool is_value = false;
+};
+
+// Keys and values of one layer of one sequence.
+//
+// T is the type of keys, values and queries: float, double, Eigen::half, Eigen::bfloat16. Results
+// are Accumulator: double for T = double, else float. Matrices hold a token (or query) per row, the
+// heads side by side. Const calls are safe from many threads at once; there are no hidden threads.
+//
+// Every call comes twice: on Eigen matrices, checked, throwing; and on Rows, which is noexcept,
+// allocates nothing, takes the caller's scratch (scratch_bytes() bytes aligned to 64) and has its
+// preconditions checked in debug builds only.
+template <typename T>
+class KVCache {
+ public:
+  using Codec = KVCodec<T>;
+  using Accumulator = typename PolarCodec<T>::Accumulator;
+
+  // Throws std::invalid_argument for a config that breaks a rule.
+  explicit KVCache(const KVCacheConfig& config)
+      : KVCache(config, std::make_shared<const Codec>(config)) {}
+
+  // With a codec that other caches share. Throws std::invalid_argument also if the codec was made
+  // for other formats, another rotation or another seed.
+  KVCache(const KVCacheConfig& config, std::shared_ptr<const Codec> codec)
+      : config_(config), codec_(std::move(codec)) {
+    config_.validate();
+    if (codec_ == nullptr) detail::throw_invalid_argument("a cache without a codec");
+    if (codec_->keys.format() != config_.key_format ||
+        codec_->values.format() != config_.value_format) {
+      detail::throw_invalid_argument("the shared codec was made for other formats");
+    }
+    for (const PolarCodec<T>* side : {&codec_->keys, &codec_->values}) {
+      if (!side->format().is_uncompressed() && (side->rotation().kind() != config_.rotation ||
+                                                side->rotation().seed() != config_.seed)) {
+        detail::throw_invalid_argument("the shared codec was made for another rotation or seed");
+      }
+    }
+    const std::size_t num_heads = static_cast<std::size_t>(config_.num_kv_heads);
+    keys_.reserve(num_heads);
+    values_.reserve(num_heads);
+    for (std::size_t head = 0; head < num_heads; ++head) {
+      keys_.emplace_back(codec_->keys.bytes_per_vector());
+      values_.emplace_back(codec_->values.bytes_per_vector());
+    }
+  }
+
+  KVCache(KVCache&&) noexcept = default;
+  KVCache& operator=(KVCache&&) noexcept = default;
+
+  const KVCacheConfig& config() const { return config_; }
+  const std::shared_ptr<const Codec>& codec() const { return codec_; }
+  std::size_t num_tokens() const { return num_tokens_; }
+
+  // Bytes of everything this cache has allocated. The shared codec is not in it.
+  std::size_t memory_bytes() const {
+    std::size_t bytes =
+        sizeof(*this) + (keys_.capacity() + values_.capacity()) * sizeof(detail::TilePages);
+    for (const auto* side : {&keys_, &values_}) {
+      for (const detail::TilePages& pages : *side) bytes += pages.memory_bytes();
+    }
+    return bytes;
+  }
+
+  // Bytes of code per token: all heads, keys and values.
+  std::size_t bytes_per_token() const {
+    return static_cast<std::size_t>(config_.num_kv_heads) *
+           (codec_->keys.bytes_per_vector() + codec_->values.bytes_per_vector());
+  }
+
+  // The instruction set whose kernels run.
+  const char* kernel_name() const { return codec_->keys.kernel_name(); }
+
+  // ---- Changing ----
+
+  // Encodes and adds tokens. keys: [num_tokens, num_kv_heads * key head_dim]; values:
+  // [num_tokens, num_kv_heads * value head_dim]. Throws std::invalid_argument for a wrong shape, a
+  // NaN or an infinity, or a radius beyond its type, naming token and head; the cache is then as
+  // before.
+  void append(const RowMatrixRef<T>& keys, const RowMatrixRef<T>& values) {
+    check_columns("keys", keys.cols(), config_.num_kv_heads, config_.key_format.head_dim);
+    check_columns("values", values.cols(), config_.num_kv_heads, config_.value_format.head_dim);
+    if (keys.rows() != values.rows()) {
+      detail::throw_invalid_argument("append of " + std::to_string(keys.rows()) + " keys and " +
+                                     std::to_string(values.rows()) +
+                                     " values: must be as many of each");
+    }
+    reserve(num_tokens_ + static_cast<std::size_t>(keys.rows()));
+    detail::ScratchBuffer scratch(scratch_bytes());
+    const AppendResult result = append(rows_of(keys), rows_of(values), scratch.data());
+    if (result.failure != EncodeFailure::kNone) {
+      for (auto* side : {&keys_, &values_}) {
+        for (detail::TilePages& pages : *side) pages.shrink(num_tokens_);
+      }
+      throw_append_failure(result);
+    }
+  }
+
+  // The same. Needs capacity() >= num_tokens() + keys.count.
+  AppendResult append(Rows<const T> keys, Rows<const T> values, std::byte* scratch) noexcept {
+    POLARQUANT_DCHECK(keys.count == values.count);
+    POLARQUANT_DCHECK(num_tokens_ + keys.count <= capacity());
+    for (std::size_t head = 0; head < keys_.size(); ++head) {
+      for (const bool is_value : {false, true}) {
+        const PolarCodec<T>& codec = is_value ? codec_->values : codec_->keys;
+        detail::TilePages& pages = is_value ? values_[head] : keys_[head];
+        const Rows<const T> rows = is_value ? values : keys;
+        const Rows<const T> own = {rows.data + head * codec.head_dim(), rows.count, rows.stride};
+        const EncodeResult result = append_rows(codec, own, pages, scratch);
+        if (result.failure != EncodeFailure::kNone) {
+          return {result.failure, result.num_encoded, head, is_value};
+        }
+      }
+    }
+    num_tokens_ += keys.count;
+    return {};
+  }
+
+  // Allocates for num_tokens tokens in all.
+  void reserve(std::size_t num_tokens) {
+    for (auto* side : {&keys_, &values_}) {
+      for (detail::TilePages& pages : *side) pages.reserve(num_tokens);
+    }
+  }
+
+  // Tokens that fit without an allocation.
+  std::size_t capacity() const {
+    std::size_t capacity = keys_.front().capacity();
+    for (const auto* side : {&keys_, &values_}) {
+      for (const detail::TilePages& pages : *side) capacity = std::min(capacity, pages.capacity());
+    }
+    return capacity;
+  }
+
+  // Forgets all but the first num_tokens tokens, exactly. Throws std::invalid_argument if the cache
+  // holds fewer. Memory stays allocated for what comes next.
+  void truncate(std::size_t num_tokens) {
+    if (num_tokens > num_tokens_) {
+      detail::throw_invalid_argument("truncate to " + std::to_string(num_tokens) +
+                                     " tokens: the cache holds " + std::to_string(num_tokens_));
+    }
+    num_tokens_ = num_tokens;
+  }
+
+  // ---- Attention ----
+
+  // Causal attention, softmax(q . k / sqrt(key head_dim)) V, paper: section 2. queries:
+  // [num_queries, num_query_heads * key head_dim], the last of which sees every token in the cache,
+  // the one before it one less, and so on; query head h reads KV head h / (num_query_heads /
+  // num_kv_heads). Returns [num_queries, num_query_heads * value head_dim]; zeros for a query that
+  // sees no token. Equals attention over decode_keys and decode_values to 1e-5 relative (float).
+  // Throws std::invalid_argument for a wrong width.
+  RowMatrix<Accumulator> attend(const RowMatrixRef<T>& queries) const {
+    check_columns("queries", queries.cols(), config_.num_query_heads, config_.key_format.head_dim);
+    RowMatrix<Accumulator> output(
+        queries.rows(),
+        static_cast<Eigen::Index>(config_.num_query_heads) * config_.value_format.head_dim);
+    detail::ScratchBuffer scratch(scratch_bytes());
+    attend(rows_of(queries), rows_of(output), scratch.data());
+    return output;
+  }
+
+  // The same; output.count = queries.count.
+  void attend(Rows<const T> queries, Rows<Accumulator> output, std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(queries.count == output.count);
+    const Scratch work(*codec_, scratch);
+    for (std::size_t head = 0; head < keys_.size(); ++head) {
+      attention_of(head).attend(queries, output, work);
+    }
+  }
+
+  // Raw scores q . k, unscaled and unmasked. queries as for attend. Returns
+  // [num_queries * num_query_heads, num_tokens()]. Throws std::invalid_argument for a wrong width.
+  RowMatrix<Accumulator> attention_scores(const RowMatrixRef<T>& queries) const {
+    check_columns("queries", queries.cols(), config_.num_query_heads, config_.key_format.head_dim);
+    RowMatrix<Accumulator> scores(queries.rows() * config_.num_query_heads,
+                                  static_cast<Eigen::Index>(num_tokens_));
+    detail::ScratchBuffer scratch(scratch_bytes());
+    attention_scores(rows_of(queries), rows_of(scores), scratch.data());
+    return scores;
+  }
+
+  // The same; scores.count = queries.count * num_query_heads.
+  void attention_scores(Rows<const T> queries, Rows<Accumulator> scores,
+                        std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(scores.count ==
+                      queries.count * static_cast<std::size_t>(config_.num_query_heads));
+    const Scratch work(*codec_, scratch);
+    for (std::size_t head = 0; head < keys_.size(); ++head) {
+      attention_of(head).scores(queries, scores, work);
+    }
+  }
+
+  // ---- Decoding ----
+
+  // The keys (values) of one KV head as the codes hold them, [num_tokens(), head_dim]. Throws
+  // std::invalid_argument if there is no such head.
+  RowMatrix<Accumulator> decode_keys(int kv_head) const {
+    check_head(kv_head);
+    return decode(codec_->keys, keys_[static_cast<std::size_t>(kv_head)]);
+  }
+  RowMatrix<Accumulator> decode_values(int kv_head) const {
+    check_head(kv_head);
+    return decode(codec_->values, values_[static_cast<std::size_t>(kv_head)]);
+  }
+
+  // The same; rows.count = num_tokens().
+  void decode_keys(int kv_head, Rows<Accumulator> rows, std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(kv_head >= 0 && kv_head < config_.num_kv_heads);
+    decode(codec_->keys, keys_[static_cast<std::size_t>(kv_head)], rows, scratch);
+  }
+  void decode_values(int kv_head, Rows<Accumulator> rows, std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(kv_head >= 0 && kv_head < config_.num_kv_heads);
+    decode(codec_->values, values_[static_cast<std::size_t>(kv_head)], rows, scratch);
+  }
+
+  // The code of one key or value, bytes_per_vector() bytes as in docs/format.md. Throws
+  // std::invalid_argument if there is no such head or token.
+  std::vector<std::byte> key_code(int kv_head, std::size_t token) const {
+    return code(codec_->keys, keys_, kv_head, token);
+  }
+  std::vector<std::byte> value_code(int kv_head, std::size_t token) const {
+    return code(codec_->values, values_, kv_head, token);
+  }
+
+  // Bytes of scratch that any one call on Rows needs.
+  std::size_t scratch_bytes() const { return Scratch(*codec_, nullptr).num_bytes; }
+
+ private:
+  using Scratch = detail::AttentionScratch<T>;
+
+  detail::HeadAttention<T> attention_of(std::size_t head) const {
+    return {
+        *codec_,       keys_[head],
+        values_[head], num_tokens_,
+        head,          static_cast<std::size_t>(config_.num_query_heads / config_.num_kv_heads)};
+  }
+
+  static Rows<const T> rows_of(const RowMatrixRef<T>& matrix) {
+    return {matrix.data(), static_cast<std::size_t>(matrix.rows()),
+            static_cast<std::size_t>(matrix.outerStride())};
+  }
+  static Rows<Accumulator> rows_of(RowMatrix<Accumulator>& matrix) {
+    return {matrix.data(), static_cast<std::size_t>(matrix.rows()),
+            static_cast<std::size_t>(matrix.cols())};
+  }
+
+  static void check_columns(const char* what, Eigen::Index columns, int num_heads, int head_dim) {
+    if (columns == static_cast<Eigen::Index>(num_heads) * head_dim) return;
+    detail::throw_invalid_argument(std::string(what) + " have " + std::to_string(columns) +
+                                   " columns, must have " + std::to_string(num_heads) +
+                                   " heads * head_dim " + std::to_string(head_dim) + " = " +
+                                   std::to_string(static_cast<long long>(num_heads) * head_dim));
+  }
+
+  void check_head(int kv_head) const {
+    if (kv_head < 0 || kv_head >= config_.num_kv_heads) {
+      detail::throw_invalid_argument("KV head " + std::to_string(kv_head) + ": the cache has " +
+                                     std::to_string(config_.num_kv_heads));
+    }
+  }
+
+  [[noreturn]] POLARQUANT_COLD void throw_append_failure(const AppendResult& result) const {
+    const PolarFormat& format = result.is_value ? config_.value_format : config_.key_format;
+    const std::string where = std::string(result.is_value ? "value" : "key") + " of token " +
+                              std::to_string(num_tokens_ + result.token) + ", KV head " +
+                              std::to_string(result.kv_head);
+    if (result.failure == EncodeFailure::kNotFinite) {
+      detail::throw_invalid_argument("the " + where +
+                                     " has a NaN or an infinity; nothing was appended");
+    }
+    detail::throw_invalid_argument("the " + where + " is beyond the range of " +
+                                   float_type_name(format.radius_type) + "; nothing was appended");
+  }
+
+  EncodeResult append_rows(const PolarCodec<T>& codec, Rows<const T> rows, detail::TilePages& pages,
+                           std::byte* scratch) const noexcept {
+    const Scratch work(*codec_, scratch);
+    for (std::size_t row = 0; row < rows.count;) {
+      const std::size_t slot = (num_tokens_ + row) % kTileTokens;
+      const std::size_t count = std::min(kTileTokens - slot, rows.count - row);
+      const EncodeResult result =
+          codec.encode_tile({rows.row(row), count, rows.stride}, slot,
+                            pages.tile((num_tokens_ + row) / kTileTokens), work.codec_scratch);
+      row += result.num_encoded;
+      if (result.failure != EncodeFailure::kNone) return {row, result.failure};
+    }
+    return {rows.count, EncodeFailure::kNone};
+  }
+
+  RowMatrix<Accumulator> decode(const PolarCodec<T>& codec, const detail::TilePages& pages) const {
+    RowMatrix<Accumulator> matrix(static_cast<Eigen::Index>(num_tokens_),
+                                  static_cast<Eigen::Index>(codec.head_dim()));
+    detail::ScratchBuffer scratch(scratch_bytes());
+    decode(codec, pages, rows_of(matrix), scratch.data());
+    return matrix;
+  }
+
+  void decode(const PolarCodec<T>& codec, const detail::TilePages& pages, Rows<Accumulator> rows,
+              std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(rows.count == num_tokens_);
+    const Scratch work(*codec_, scratch);
+    for (std::size_t token = 0; token < rows.count; token += kTileTokens) {
+      const std::size_t count = std::min(kTileTokens, rows.count - token);
+      codec.decode_tile(pages.tile(token / kTileTokens), {rows.row(token), count, rows.stride},
+                        work.codec_scratch);
+    }
+  }
+
+  std::vector<std::byte> code(const PolarCodec<T>& codec,
+                              const std::vector<detail::TilePages>& side, int kv_head,
+                              std::size_t token) const {
+    check_head(kv_head);
+    if (token >= num_tokens_) {
+      detail::throw_invalid_argument("token " + std::to_string(token) + ": the cache holds " +
+                                     std::to_string(num_tokens_));
+    }
+    std::vector<std::byte> result(codec.bytes_per_vector());
+    read_tile_slot(side[static_cast<std::size_t>(kv_head)].tile(token / kTileTokens),
+                   codec.bytes_per_vector(), token % kTileTokens, result.data());
+    return result;
+  }
+
+  KVCacheConfig config_;
+  std::shared_ptr<const Codec> codec_;
+  std::vector<detail::TilePages> keys_;    // [num_kv_heads]
+  std::vector<detail::TilePages> values_;  // [num_kv_heads]
+  std::size_t num_tokens_ = 0;
+};
+
+POLARQUANT_END_NAMESPACE

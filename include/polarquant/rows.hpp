@@ -1,0 +1,20 @@
+// Rows of numbers in the caller's memory.
+#pragma once
+
+#include <cstddef>
+
+#include "polarquant/version.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+
+// `count` rows; row i begins at data + i * stride. Strides count elements, not bytes.
+template <typename T>
+struct Rows {
+  T* data = nullptr;
+  std::size_t count = 0;
+  std::size_t stride = 0;
+
+  T* row(std::size_t i) const { return data + i * stride; }
+};
+
+POLARQUANT_END_NAMESPACE
