@@ -74,11 +74,16 @@ class AngleDistribution {
     const double u = s.sin * s.sin;
     const double v = s.cos * s.cos;
     // The smaller tail is summed, from its largest term on.
-    return psi < mean_ ? binomial_tail(b_ / 2, a_ / 2, u, v)
-                       : 1.0 - binomial_tail(a_ / 2, b_ / 2, v, u);
+    if (psi < mean_) {
+      const BinomialTail below = binomial_tail(b_ / 2, a_ / 2, u, v);
+      return below.first_term * below.series;
+    }
+    const BinomialTail above = binomial_tail(a_ / 2, b_ / 2, v, u);
+    return detail::fused(-above.first_term, above.series, 1.0);
   }
 
-  // The angle with cumulative(angle) = probability, to 1e-14. Throws std::invalid_argument unless
+  // The angle with cumulative(angle) = probability, to 1e-14, or in the far upper tail to what the
+  // rounding of a probability near 1 leaves. Throws std::invalid_argument unless
   // 0 <= probability <= 1.
   double quantile(double probability) const {
     if (!(probability >= 0.0 && probability <= 1.0)) {
@@ -171,8 +176,14 @@ class AngleDistribution {
     return 0.5 * (low + high);
   }
 
+  // A sum, as its first term times the sum of all terms over the first.
+  struct BinomialTail {
+    double first_term;
+    double series;
+  };
+
   // sum_{j >= p} C(p+q-1, j) x^j y^(p+q-1-j) with x + y = 1.
-  static double binomial_tail(int p, int q, double x, double y) {
+  static BinomialTail binomial_tail(int p, int q, double x, double y) {
     const int n = p + q - 1;
     // The first term, its factors interleaved so that the product stays in range.
     double term = 1.0;
@@ -186,12 +197,13 @@ class AngleDistribution {
       }
     }
     term *= detail::fixed_pow(x, powers_of_x) * detail::fixed_pow(y, powers_of_y);
-    double total = 0.0;
-    for (int j = p; j <= n; ++j) {
-      total += term;
-      term *= (x / y) * static_cast<double>(n - j) / (j + 1);
+    // By Horner's rule on the ratios of neighbours, with explicit fmas: a running sum of running
+    // products is fused by one compiler and not by another.
+    double series = 1.0;
+    for (int j = n - 1; j >= p; --j) {
+      series = detail::fused((x / y) * static_cast<double>(n - j) / (j + 1), series, 1.0);
     }
-    return total;
+    return {term, series};
   }
 
   int a_;

@@ -119,21 +119,18 @@ class HeadAttention {
                                 {work.weights, count, kPageTokens});
   }
 
-  // Turns the scores of one page into softmax weights, those beyond `visible` into 0, and shrinks
+  // Turns the logits of one page into softmax weights, those beyond `visible` into 0, and shrinks
   // what has been summed so far if the maximum rises.
   void weigh_page(OnlineSoftmax<Accumulator>& softmax, std::size_t visible, std::size_t num_scores,
                   Accumulator* weights, Accumulator* sums) const noexcept {
     const PolarCodec<T>& codec = codec_.values;
-    const Accumulator scale =
-        Accumulator(1) / std::sqrt(static_cast<Accumulator>(codec_.keys.head_dim()));
     std::fill(weights + visible, weights + num_scores, Accumulator(0));
     if (visible == 0) return;
-    const Accumulator factor =
-        softmax.raise_maximum(scale * codec.kernels().maximum(weights, visible));
+    const Accumulator factor = softmax.raise_maximum(codec.kernels().maximum(weights, visible));
     if (factor != Accumulator(1)) {
       for (std::size_t i = 0; i < codec.head_dim() * kTileTokens; ++i) sums[i] *= factor;
     }
-    softmax.sum += codec.kernels().exponentiate(weights, visible, scale, softmax.maximum);
+    softmax.sum += codec.kernels().exponentiate(weights, visible, softmax.maximum);
   }
 
   void attend_rows(Rows<const T> queries, std::size_t first, std::size_t count,
@@ -148,6 +145,9 @@ class HeadAttention {
       num_visible[row] = num_tokens_ > num_hidden ? num_tokens_ - num_hidden : 0;
     }
     prepare_rows(queries, first, count, work);
+    const Accumulator scale =
+        Accumulator(1) / std::sqrt(static_cast<Accumulator>(codec_.keys.head_dim()));
+    for (std::size_t i = 0; i < count * codec_.keys.prepared_size(); ++i) work.prepared[i] *= scale;
     std::fill_n(work.sums, count * sums_size, Accumulator(0));
     const std::size_t end = num_visible[count - 1];  // The last row sees the most.
     for (std::size_t token = 0; token < end; token += kPageTokens) {

@@ -272,7 +272,7 @@ inline AngleCodebook AngleCodebook::k_means(std::vector<double> angles,
   }
   const double upper = options.circular ? detail::kTwoPi : detail::kHalfPi;
   for (const double angle : angles) {
-    if (!(angle >= 0.0 && angle <= upper)) {
+    if (!(angle >= 0.0 && (options.circular ? angle < upper : angle <= upper))) {
       detail::throw_invalid_argument("angle " + std::to_string(angle) + " is outside [0, " +
                                      (options.circular ? "2 pi)" : "pi/2]"));
     }
@@ -362,7 +362,8 @@ inline CosineMoments cosine_moments(const AngleDistribution& law, const AngleCod
     for (std::size_t i = 0; i < count; ++i) {
       const double next = i + 1 < count ? codebook.centroids()[i + 1]
                                         : codebook.centroids().front() + detail::kTwoPi;
-      const detail::SinCos s = detail::fixed_sin_cos(0.5 * (next - codebook.centroids()[i]));
+      // Up to pi: a fitted codebook may leave most of the circle to one cell.
+      const detail::SinCos s = detail::fixed_sin_cos_full(0.5 * (next - codebook.centroids()[i]));
       sum.cosine = fused(s.sin, 1.0 / detail::kPi, sum.cosine);
       sum.cosine_squared = fused(s.sin * s.cos, 0.5 / detail::kPi, sum.cosine_squared);
     }

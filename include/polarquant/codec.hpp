@@ -139,9 +139,10 @@ class PolarCodec {
                            std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(first_slot + rows.count <= kTileTokens);
     const Scratch work(tables_, scratch);
-    return encode_batches(rows, work, [=](std::size_t row, const std::byte* code) {
+    const auto store = [this, first_slot, tile](std::size_t row, const std::byte* code) {
       write_tile_slot(tile, bytes_per_vector(), first_slot + row, code);
-    });
+    };
+    return encode_batches(rows, work, store);
   }
 
   // Decodes codes [codes.count] (stride in bytes) to rows [codes.count, head_dim].

@@ -71,7 +71,9 @@ struct SinCos {
   double cos;
 };
 
-// Sine and cosine of an angle in [0, pi/2], to 2 ULP, by Taylor series on [0, pi/4].
+// Sine and cosine of an angle in [0, pi/2], by Taylor series on [0, pi/4]: the sine to 2 ULP, the
+// cosine to 2^-52. The double nearest pi/2 stands for pi/2 itself, so that its cosine is exactly 0
+// and a cosine near it is right to 2^-52, not relative to itself.
 inline SinCos fixed_sin_cos(double angle) {
   const bool reflect = angle > kHalfPi / 2;
   const double x = reflect ? kHalfPi - angle : angle;
@@ -88,7 +90,7 @@ inline SinCos fixed_sin_cos(double angle) {
   return reflect ? SinCos{cos_series, sine} : SinCos{sine, cos_series};
 }
 
-// The same for an angle in [0, 2 pi), by quadrants.
+// The same for an angle in [0, 2 pi), by quadrants, both to 2^-51; exact at multiples of kHalfPi.
 inline SinCos fixed_sin_cos_full(double angle) {
   if (angle < kHalfPi) return fixed_sin_cos(angle);
   if (angle < kPi) {

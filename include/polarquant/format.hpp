@@ -120,7 +120,8 @@ struct Alignment {
 // sin theta, and all three are independent.
 inline Alignment join_alignments(const Alignment& left, const Alignment& right,
                                  const CosineMoments& node) {
-  return {left.mean * node.cosine + right.mean * node.sine,
+  // The mean decides the bytes of kUnbiased radii: one rounding order everywhere.
+  return {fused(left.mean, node.cosine, right.mean * node.sine),
           left.mean_square * node.cosine_squared + right.mean_square * node.sine_squared +
               2.0 * left.mean * right.mean * node.cross};
 }

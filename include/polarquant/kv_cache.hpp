@@ -113,12 +113,13 @@ class KVCache {
                                      std::to_string(values.rows()) +
                                      " values: must be as many of each");
     }
+    const std::size_t capacity_before = capacity();
     reserve(num_tokens_ + static_cast<std::size_t>(keys.rows()));
     detail::ScratchBuffer scratch(scratch_bytes());
     const AppendResult result = append(rows_of(keys), rows_of(values), scratch.data());
     if (result.failure != EncodeFailure::kNone) {
       for (auto* side : {&keys_, &values_}) {
-        for (detail::TilePages& pages : *side) pages.shrink(num_tokens_);
+        for (detail::TilePages& pages : *side) pages.shrink(capacity_before);
       }
       throw_append_failure(result);
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -21,7 +22,8 @@ POLARQUANT_BEGIN_NAMESPACE
 struct OnlineCodebookOptions {
   std::uint64_t seed = 0;  // of the k-means++ starts
 
-  // At most this many angles of a level enter its fit, evenly spread over the rows.
+  // At most this many angles of a level enter its fit, from rows evenly spread (but those of one
+  // row at least).
   std::size_t max_num_angles = 200000;
 };
 
@@ -55,7 +57,8 @@ CodebookSet online_codebooks(const PolarFormat& format, const Rotation& rotation
   for (std::size_t k = 0; k < stride.size(); ++k) {
     const std::size_t per_row =
         k < num_levels ? static_cast<std::size_t>(shape.num_angles(static_cast<int>(k) + 1)) : 1;
-    stride[k] = std::max<std::size_t>(1, rows.count * per_row / options.max_num_angles);
+    const std::size_t max_num_rows = std::max<std::size_t>(1, options.max_num_angles / per_row);
+    stride[k] = std::max<std::size_t>(1, (rows.count + max_num_rows - 1) / max_num_rows);
   }
   std::vector<double> given(d), rotated(d), angles(d), radii(d);
   for (std::size_t row = 0; row < rows.count; ++row) {

@@ -18,12 +18,11 @@ POLARQUANT_BEGIN_NAMESPACE
 // The code of one vector, bytes_per_vector() bytes without any alignment:
 //
 //   radii    num_radii() numbers of radius_type, little-endian, block 0 first
-//   angles   one stream of bits: bit k of the stream is bit k % 8 of byte k / 8 (after the radii),
-//   a
-//            field's lowest bit comes first. The indices stand in the order of the coordinates they
-//            separate: left half, the angle that joins the halves, right half, and so on down,
-//            block after block. Joins of unequal parts likewise: largest part, join 0, next part,
-//            join 1.
+//   angles   one stream of bits: bit k of the stream is bit k % 8 of byte k / 8 after the radii,
+//            and a field's lowest bit comes first. The indices stand in the order of the
+//            coordinates they separate: left half, the angle that joins the halves, right half,
+//            and so on down, block after block. Joins of unequal parts likewise: largest part,
+//            join 0, next part, join 1, next part.
 //   padding  zero bits up to a whole byte
 //
 // Two level-1 indices are thereby neighbours of the level-2 index that joins them, so that a kernel

@@ -44,7 +44,9 @@ class TilePages {
   // Gives back the pages that num_tokens do not need.
   void shrink(std::size_t num_tokens) {
     const std::size_t num_pages = (num_tokens + kPageTokens - 1) / kPageTokens;
-    if (num_pages < pages_.size()) pages_.resize(num_pages);
+    if (num_pages >= pages_.size()) return;
+    pages_.resize(num_pages);
+    pages_.shrink_to_fit();
   }
 
   std::size_t memory_bytes() const {

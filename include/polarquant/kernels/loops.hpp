@@ -37,7 +37,7 @@ struct Kernels {
   T (*dot_row)(const CodecTables&, const std::byte*, const T*, const loops::TileScratch<T>&);
   void (*decode_row)(const CodecTables&, const std::byte*, const loops::TileScratch<T>&);
   T (*maximum)(const T*, std::size_t);
-  T (*exponentiate)(T*, std::size_t, T, T);
+  T (*exponentiate)(T*, std::size_t, T);
 };
 
 }  // namespace detail
@@ -94,8 +94,8 @@ POLARQUANT_END_NAMESPACE
     target static T maximum(const T* values, std::size_t count) {                                \
       return loops::maximum(values, count);                                                      \
     }                                                                                            \
-    target static T exponentiate(T* values, std::size_t count, T scale, T largest) {             \
-      return loops::exponentiate(values, count, scale, largest);                                 \
+    target static T exponentiate(T* values, std::size_t count, T largest) {                      \
+      return loops::exponentiate(values, count, largest);                                        \
     }                                                                                            \
     static Kernels<T> table() {                                                                  \
       return {isa_value,     rotate,      rotate_back,      rotate_float, encode,                \

@@ -52,14 +52,17 @@ POLARQUANT_ALWAYS_INLINE T maximum(const T* values, std::size_t count) {
   return result;
 }
 
-// values[i] = exp(scale * values[i] - largest) for i < count; returns their sum.
+// values[i] = exp(values[i] - largest) for i < count, none of them above `largest`; returns their
+// sum. The scale of the logits is not applied here: a compiler that fuses it with the difference
+// would leave the rounding of a huge `largest` over, and exp of that is anything from 0 to
+// infinity.
 template <typename T>
-POLARQUANT_ALWAYS_INLINE T exponentiate(T* values, std::size_t count, T scale, T largest) {
+POLARQUANT_ALWAYS_INLINE T exponentiate(T* values, std::size_t count, T largest) {
   T lanes[kTileTokens] = {};
   std::size_t i = 0;
   for (; i + kTileTokens <= count; i += kTileTokens) {
     for (std::size_t t = 0; t < kTileTokens; ++t) {
-      const T weight = exp_nonpositive(values[i + t] * scale - largest);
+      const T weight = exp_nonpositive(values[i + t] - largest);
       values[i + t] = weight;
       lanes[t] += weight;
     }
@@ -67,7 +70,7 @@ POLARQUANT_ALWAYS_INLINE T exponentiate(T* values, std::size_t count, T scale, T
   T total = T(0);
   for (const T lane : lanes) total += lane;
   for (; i < count; ++i) {
-    values[i] = exp_nonpositive(values[i] * scale - largest);
+    values[i] = exp_nonpositive(values[i] - largest);
     total += values[i];
   }
   return total;

@@ -1,0 +1,193 @@
+#include "evaluation.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "baselines/block_codecs.hpp"
+#include "baselines/codec_cache.hpp"
+#include "baselines/float16_cache.hpp"
+#include "baselines/hadamard_codec.hpp"
+#include "baselines/scalar_codec.hpp"
+#include "polarquant/kv_cache.hpp"
+
+namespace polarquant_demo {
+namespace {
+
+using polarquant::KVCache;
+using polarquant::PolarFormat;
+using polarquant_baselines::CodecCache;
+using polarquant_baselines::Float16Cache;
+using polarquant_baselines::VectorCodec;
+
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
+polarquant::KVCacheConfig cache_config(const HeadShape& shape, const PolarFormats& formats,
+                                       std::uint64_t seed) {
+  polarquant::KVCacheConfig config;
+  config.num_kv_heads = shape.num_kv_heads;
+  config.num_query_heads = shape.num_query_heads;
+  config.key_format = formats.keys;
+  config.value_format = formats.values;
+  config.seed = seed;
+  return config;
+}
+
+// The errors of caches that `make_cache` makes, one for each layer.
+template <typename MakeCache>
+std::vector<Quality> evaluate_layers(const Sample& sample, const std::vector<Reference>& references,
+                                     const MakeCache& make_cache) {
+  std::vector<Quality> layers;
+  for (std::size_t i = 0; i < sample.layers.size(); ++i) {
+    auto cache = make_cache();
+    cache.append(sample.layers[i].keys, sample.layers[i].values);
+    layers.push_back(measure_quality(cache, sample.shape, sample.layers[i], references[i]));
+  }
+  return layers;
+}
+
+// Bits per coordinate of keys and values together.
+double mean_bits(const HeadShape& shape, double key_bits, double value_bits) {
+  return (key_bits * shape.key_dim + value_bits * shape.value_dim) /
+         (shape.key_dim + shape.value_dim);
+}
+
+class Evaluator {
+ public:
+  Evaluator(const Sample& sample, const std::vector<Reference>& references, const Options& options)
+      : sample_(sample),
+        references_(references),
+        options_(options),
+        timed_layer_(sample.layers[sample.layers.size() / 2]),
+        timed_float16_(sample.shape) {
+    fill_for_timing(timed_float16_, timed_layer_, options.num_timing_tokens);
+  }
+
+  // Adds the row that `make_row` makes, or the reason why the sample's widths forbid it.
+  void add(const std::string& name, const std::function<Row()>& make_row) {
+    try {
+      Row row = make_row();
+      row.name = name;
+      row.mean = average(row.layers);
+      result_.rows.push_back(std::move(row));
+    } catch (const std::invalid_argument& error) {
+      result_.skipped.push_back(name + ": " + error.what());
+    }
+  }
+
+  Row float16() {
+    const auto make = [this] {
+      Float16Cache cache(shape());
+      cache.reserve(static_cast<std::size_t>(sample_.layers[0].keys.rows()));
+      return cache;
+    };
+    Row row;
+    row.bits_per_coordinate = 16.0;
+    row.expected_key_mse = kNone;
+    row.expected_value_mse = kNone;
+    row.layers = evaluate_layers(sample_, references_, make);
+    row.time = time_attend(timed_float16_, timed_float16_, shape(), timed_layer_);
+    return row;
+  }
+
+  // A baseline by the codec of a given width. Its attention decodes, so it is not timed.
+  Row baseline(const std::function<std::shared_ptr<const VectorCodec>(int)>& make_codec) {
+    const auto keys = make_codec(shape().key_dim);
+    const auto values = shape().value_dim == shape().key_dim ? keys : make_codec(shape().value_dim);
+    Row row;
+    row.bits_per_coordinate =
+        mean_bits(shape(), keys->bits_per_coordinate(), values->bits_per_coordinate());
+    row.expected_key_mse = keys->expected_relative_mse();
+    row.expected_value_mse = values->expected_relative_mse();
+    row.layers =
+        evaluate_layers(sample_, references_, [&] { return CodecCache(shape(), keys, values); });
+    row.time = {kNone, kNone};
+    return row;
+  }
+
+  Row polar(const std::function<PolarFormat(int)>& make_format) {
+    PolarFormats formats = {make_format(shape().key_dim), make_format(shape().value_dim)};
+    if (options_.radius_meaning.has_value()) {
+      formats.keys.radius_meaning = *options_.radius_meaning;
+      formats.values.radius_meaning = *options_.radius_meaning;
+    }
+    Row row;
+    row.bits_per_coordinate = mean_bits(shape(), formats.keys.bits_per_coordinate(),
+                                        formats.values.bits_per_coordinate());
+    row.expected_key_mse = formats.keys.expected_relative_mse();
+    row.expected_value_mse = formats.values.expected_relative_mse();
+    row.layers = evaluate_polar(sample_, references_, formats, options_.seed);
+    KVCache<float> timed(cache_config(shape(), formats, options_.seed));
+    fill_for_timing(timed, timed_layer_, options_.num_timing_tokens);
+    row.time = time_attend(timed, timed_float16_, shape(), timed_layer_);
+    result_.kernel_name = timed.kernel_name();
+    return row;
+  }
+
+  Row full_depth(double bits) {
+    Row row = polar([bits](int width) { return PolarFormat::full_depth(width, bits); });
+    row.is_full_depth = true;
+    return row;
+  }
+
+  Evaluation take_result() { return std::move(result_); }
+
+ private:
+  const HeadShape& shape() const { return sample_.shape; }
+
+  const Sample& sample_;
+  const std::vector<Reference>& references_;
+  const Options& options_;
+  const Layer& timed_layer_;
+  Float16Cache timed_float16_;
+  Evaluation result_;
+};
+
+template <typename BlockCodec>
+std::shared_ptr<const VectorCodec> hadamard_blocks(int width) {
+  return std::make_shared<polarquant_baselines::HadamardCodec>(
+      std::make_unique<BlockCodec>(static_cast<std::size_t>(width)));
+}
+
+}  // namespace
+
+std::vector<Quality> evaluate_polar(const Sample& sample, const std::vector<Reference>& references,
+                                    const PolarFormats& formats, std::uint64_t seed) {
+  const polarquant::KVCacheConfig config = cache_config(sample.shape, formats, seed);
+  const auto codec = std::make_shared<const KVCache<float>::Codec>(config);
+  return evaluate_layers(sample, references, [&] { return KVCache<float>(config, codec); });
+}
+
+Evaluation evaluate_all(const Sample& sample, const std::vector<Reference>& references,
+                        const Options& options) {
+  Evaluator evaluator(sample, references, options);
+  evaluator.add("uncompressed fp16", [&] { return evaluator.float16(); });
+  evaluator.add("q8_0-like + Hadamard",
+                [&] { return evaluator.baseline(hadamard_blocks<polarquant_baselines::Q8Codec>); });
+  evaluator.add("q4_0-like + Hadamard",
+                [&] { return evaluator.baseline(hadamard_blocks<polarquant_baselines::Q4Codec>); });
+  for (const int bits : {3, 4}) {
+    evaluator.add("scalar Lloyd-Max, " + std::to_string(bits) + " bits", [&, bits] {
+      return evaluator.baseline([&, bits](int width) -> std::shared_ptr<const VectorCodec> {
+        return std::make_shared<polarquant_baselines::ScalarCodec>(
+            std::make_shared<const polarquant::Rotation>(polarquant::RotationKind::kHaar, width,
+                                                         options.seed),
+            bits);
+      });
+    });
+  }
+  evaluator.add("paper", [&] { return evaluator.polar(PolarFormat::paper); });
+  for (const char* const bits : {"3.25", "3.625", "4.25", "4.625"}) {
+    evaluator.add(std::string("full_depth ") + bits,
+                  [&, bits] { return evaluator.full_depth(std::stod(bits)); });
+  }
+  return evaluator.take_result();
+}
+
+}  // namespace polarquant_demo

@@ -1,0 +1,66 @@
+// The time of attention, beside that of fp16 in the same seconds.
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <vector>
+
+#include "sample.hpp"
+
+namespace polarquant_demo {
+
+// Nanoseconds per cached token and KV head of one `attend` call with one query token: all query
+// heads of the KV head's group are served.
+struct AttendTime {
+  double own = 0.0;
+  double float16 = 0.0;
+};
+
+// Appends the layer's tokens again and again until the cache holds num_tokens.
+template <typename Cache>
+void fill_for_timing(Cache& cache, const Layer& layer, std::size_t num_tokens) {
+  cache.reserve(num_tokens);
+  while (cache.num_tokens() < num_tokens) {
+    const Eigen::Index count = std::min<Eigen::Index>(
+        layer.keys.rows(), static_cast<Eigen::Index>(num_tokens - cache.num_tokens()));
+    cache.append(layer.keys.topRows(count), layer.values.topRows(count));
+  }
+}
+
+template <typename Cache>
+double seconds_of_attend(const Cache& cache, const RowMatrix<float>& query) {
+  const auto begin = std::chrono::steady_clock::now();
+  const RowMatrix<float> output = cache.attend(query);
+  const auto end = std::chrono::steady_clock::now();
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+inline double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// Medians of kNumRepetitions calls on each of two caches of equal length, turn by turn, so that
+// what else the machine does meets both.
+template <typename Cache, typename Float16Cache>
+AttendTime time_attend(const Cache& cache, const Float16Cache& float16, const HeadShape& shape,
+                       const Layer& layer) {
+  constexpr int kNumRepetitions = 25;
+  const RowMatrix<float> query = layer.queries.bottomRows(1);
+  std::vector<double> own;
+  std::vector<double> other;
+  seconds_of_attend(cache, query);  // The first call touches memory for the first time.
+  seconds_of_attend(float16, query);
+  for (int repetition = 0; repetition < kNumRepetitions; ++repetition) {
+    own.push_back(seconds_of_attend(cache, query));
+    other.push_back(seconds_of_attend(float16, query));
+  }
+  const double scale =
+      1e9 / (static_cast<double>(cache.num_tokens()) * static_cast<double>(shape.num_kv_heads));
+  return {scale * median(own), scale * median(other)};
+}
+
+}  // namespace polarquant_demo

@@ -1,0 +1,315 @@
+// The baselines of bench/baselines/ are what their names say: sizes, errors against known figures,
+// attention against attention in double.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "baselines/block_codecs.hpp"
+#include "baselines/codec_cache.hpp"
+#include "baselines/exact_attention.hpp"
+#include "baselines/float16.hpp"
+#include "baselines/float16_cache.hpp"
+#include "baselines/float16_kernels.hpp"
+#include "baselines/hadamard_codec.hpp"
+#include "baselines/scalar_codec.hpp"
+#include "polarquant/kernels/isa.hpp"
+#include "polarquant/random.hpp"
+#include "polarquant/rotation.hpp"
+
+namespace polarquant_baselines {
+namespace {
+
+using polarquant::Isa;
+using polarquant::Random;
+using polarquant::Rotation;
+using polarquant::RotationKind;
+using polarquant::RowMatrix;
+
+std::vector<float> gaussian_vector(Random& random, std::size_t size) {
+  std::vector<float> vector(size);
+  for (float& x : vector) x = static_cast<float>(random.gaussian());
+  return vector;
+}
+
+RowMatrix<float> gaussian_matrix(Random& random, Eigen::Index rows, Eigen::Index columns) {
+  RowMatrix<float> matrix(rows, columns);
+  for (Eigen::Index i = 0; i < rows; ++i) {
+    for (Eigen::Index j = 0; j < columns; ++j) {
+      matrix(i, j) = static_cast<float>(random.gaussian());
+    }
+  }
+  return matrix;
+}
+
+double relative_mse(const VectorCodec& codec, const std::vector<float>& x) {
+  std::vector<std::byte> code(codec.bytes_per_vector());
+  std::vector<float> decoded(x.size());
+  codec.encode(x.data(), code.data());
+  codec.decode(code.data(), decoded.data());
+  double error = 0.0;
+  double norm = 0.0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double difference = static_cast<double>(decoded[i]) - static_cast<double>(x[i]);
+    error += difference * difference;
+    norm += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  }
+  return error / norm;
+}
+
+// Mean over i.i.d. Gaussian vectors.
+double gaussian_mse(const VectorCodec& codec, int num_vectors) {
+  Random random(11);
+  double total = 0.0;
+  for (int i = 0; i < num_vectors; ++i) {
+    total += relative_mse(codec, gaussian_vector(random, codec.head_dim()));
+  }
+  return total / num_vectors;
+}
+
+std::shared_ptr<const Rotation> haar(int head_dim) {
+  return std::make_shared<const Rotation>(RotationKind::kHaar, head_dim, 1);
+}
+
+TEST(Float16, EveryHalfSurvivesTheWayThroughFloat) {
+  for (std::uint32_t bits = 0; bits < 0x10000u; ++bits) {
+    const std::uint16_t half = static_cast<std::uint16_t>(bits);
+    if ((half & 0x7fffu) > 0x7c00u) {
+      EXPECT_TRUE(std::isnan(float16_to_float(half)));
+    } else {
+      EXPECT_EQ(float_to_float16(float16_to_float(half)), half);
+    }
+  }
+}
+
+// The kernels convert by other means than the scalar functions, and only what is finite.
+TEST(Float16, PortableKernelsConvertEveryFiniteHalf) {
+  for (std::uint32_t bits = 0; bits < 0x10000u; bits += 16) {
+    if ((bits & 0x7c00u) == 0x7c00u) continue;
+    std::uint16_t halves[16];
+    float values[16];
+    for (std::uint32_t i = 0; i < 16; ++i) halves[i] = static_cast<std::uint16_t>(bits + i);
+    portable::load_halves(halves, values);
+    for (std::uint32_t i = 0; i < 16; ++i) EXPECT_EQ(values[i], float16_to_float(halves[i]));
+  }
+}
+
+TEST(Float16, RoundsToNearestEven) {
+  EXPECT_EQ(float_to_float16(1.0f + 0x1p-11f), 0x3c00);
+  EXPECT_EQ(float_to_float16(1.0f + 0x1.8p-10f), 0x3c02);
+  EXPECT_EQ(float_to_float16(0x1p-25f), 0x0000);
+  EXPECT_EQ(float_to_float16(0x1.8p-24f), 0x0002);
+  EXPECT_EQ(float_to_float16(-0x1.ff8p-15f), 0x83ff);
+  EXPECT_EQ(float_to_float16(-0x1.ffcp-15f), 0x8400);
+  EXPECT_EQ(float_to_float16(65519.0f), 0x7bff);
+  EXPECT_EQ(float_to_float16(65520.0f), 0x7c00);
+  EXPECT_EQ(float_to_float16(-INFINITY), 0xfc00);
+}
+
+TEST(Codecs, SizesAreThoseOfTheFormats) {
+  EXPECT_EQ(Q8Codec(128).bytes_per_vector(), 136u);
+  EXPECT_EQ(Q8Codec(128).bits_per_coordinate(), 8.5);
+  EXPECT_EQ(Q4Codec(128).bytes_per_vector(), 72u);
+  EXPECT_EQ(Q4Codec(64).bits_per_coordinate(), 4.5);
+  EXPECT_EQ(ScalarCodec(haar(128), 3).bytes_per_vector(), 50u);
+  EXPECT_EQ(ScalarCodec(haar(128), 4).bits_per_coordinate(), 4.125);
+  EXPECT_EQ(ScalarCodec(haar(64), 4).bits_per_coordinate(), 4.25);
+  EXPECT_EQ(HadamardCodec(std::make_unique<Q4Codec>(96)).bytes_per_vector(), 54u);
+}
+
+TEST(Codecs, RefuseWhatTheyCannotHold) {
+  EXPECT_THROW(Q8Codec(80), std::invalid_argument);
+  EXPECT_THROW(Q4Codec(0), std::invalid_argument);
+  EXPECT_THROW(ScalarCodec(haar(64), 0), std::invalid_argument);
+  EXPECT_THROW(ScalarCodec(haar(64), 9), std::invalid_argument);
+}
+
+// 2.9e-5 and 7.4e-3 were measured with llama.cpp's own q8_0 and q4_0 on such vectors.
+TEST(Codecs, Q8HasTheErrorOfItsModel) {
+  const double mse = gaussian_mse(Q8Codec(128), 4000);
+  EXPECT_GT(mse, 2.8e-5);
+  EXPECT_LT(mse, 3.0e-5);
+}
+
+TEST(Codecs, Q4HasTheErrorOfItsModel) {
+  const double mse = gaussian_mse(Q4Codec(128), 4000);
+  EXPECT_GT(mse, 7.3e-3);
+  EXPECT_LT(mse, 7.5e-3);
+}
+
+TEST(Codecs, Q4KeepsTheLargestEntryAndZero) {
+  std::vector<float> x(32, 0.0f);
+  x[5] = -3.0f;
+  EXPECT_EQ(relative_mse(Q4Codec(32), x), 0.0);
+  x[5] = 3.0f;
+  EXPECT_EQ(relative_mse(Q4Codec(32), x), 0.0);
+}
+
+TEST(Codecs, ZeroVectorsDecodeToZeros) {
+  const std::vector<float> zeros(64, 0.0f);
+  for (const VectorCodec* codec : {static_cast<const VectorCodec*>(new Q8Codec(64)),
+                                   static_cast<const VectorCodec*>(new Q4Codec(64)),
+                                   static_cast<const VectorCodec*>(new ScalarCodec(haar(64), 3))}) {
+    const std::unique_ptr<const VectorCodec> owner(codec);
+    std::vector<std::byte> code(codec->bytes_per_vector());
+    std::vector<float> decoded(64, 1.0f);
+    codec->encode(zeros.data(), code.data());
+    codec->decode(code.data(), decoded.data());
+    EXPECT_EQ(decoded, zeros);
+  }
+}
+
+// A Gaussian vector stays Gaussian; a channel that dominates is spread over all.
+TEST(Codecs, HadamardHelpsWhereChannelsStandOut) {
+  const HadamardCodec with(std::make_unique<Q4Codec>(128));
+  const Q4Codec without(128);
+  EXPECT_NEAR(gaussian_mse(with, 4000) / gaussian_mse(without, 4000), 1.0, 0.01);
+  Random random(3);
+  double mse_with = 0.0;
+  double mse_without = 0.0;
+  for (int i = 0; i < 1000; ++i) {
+    std::vector<float> x = gaussian_vector(random, 128);
+    for (const std::size_t channel : {3u, 40u, 77u}) x[channel] *= 8.0f;
+    mse_with += relative_mse(with, x);
+    mse_without += relative_mse(without, x);
+  }
+  EXPECT_LT(mse_with, 0.5 * mse_without);
+}
+
+// The known distortions of the optimal quantizer of a normal variable (Max, 1960), which the law of
+// a coordinate tends to; the limit is approached like 1 / head_dim.
+TEST(Codecs, ScalarCodebooksTendToTheGaussianOnes) {
+  EXPECT_NEAR(ScalarCodebook(10000000, 1).distortion, 0.363380, 2e-6);
+  EXPECT_NEAR(ScalarCodebook(10000000, 2).distortion, 0.117482, 2e-6);
+  EXPECT_NEAR(ScalarCodebook(10000000, 3).distortion, 0.034548, 2e-6);
+  EXPECT_NEAR(ScalarCodebook(10000000, 4).distortion, 0.009501, 2e-6);
+  for (const int bits : {2, 3, 4}) {
+    const double ratio =
+        ScalarCodebook(128, bits).distortion / ScalarCodebook(10000000, bits).distortion;
+    EXPECT_LT(ratio, 0.995);
+    EXPECT_GT(ratio, 0.96);
+  }
+}
+
+TEST(Codecs, ScalarCodecHasTheErrorOfItsCodebook) {
+  for (const int head_dim : {64, 128}) {
+    for (const int bits : {2, 3, 4}) {
+      const ScalarCodec codec(haar(head_dim), bits);
+      EXPECT_NEAR(gaussian_mse(codec, 6000) / codec.expected_relative_mse(), 1.0, 0.01)
+          << head_dim << " " << bits;
+    }
+  }
+}
+
+class Float16CacheTest : public testing::TestWithParam<Isa> {};
+
+TEST_P(Float16CacheTest, AttentionEqualsAttentionInDouble) {
+  const Isa isa = GetParam();
+  if (!polarquant::isa_is_available(isa)) GTEST_SKIP() << "this machine lacks it";
+  Random random(5);
+  for (const int group_size : {1, 2, 3, 4, 6}) {
+    for (const int head_dim : {64, 80, 128}) {
+      for (const Eigen::Index num_tokens : {1, 7, 16, 127, 300}) {
+        const HeadShape shape = {2, 2 * group_size, head_dim, head_dim == 80 ? 64 : head_dim};
+        // Exact in fp16, so that only the arithmetic differs.
+        const auto rounded = [&random](Eigen::Index rows, int columns) {
+          RowMatrix<float> matrix = gaussian_matrix(random, rows, columns);
+          for (Eigen::Index i = 0; i < matrix.size(); ++i) {
+            matrix.data()[i] = float16_to_float(float_to_float16(matrix.data()[i]));
+          }
+          return matrix;
+        };
+        const RowMatrix<float> keys = rounded(num_tokens, 2 * shape.key_dim);
+        const RowMatrix<float> values = rounded(num_tokens, 2 * shape.value_dim);
+        const RowMatrix<float> queries = 2.0f * rounded(3, shape.num_query_heads * shape.key_dim);
+        Float16Cache cache(shape, float16_kernels(isa));
+        cache.append(keys, values);
+        const RowMatrix<double> scores = exact_scores(shape, queries, keys);
+        EXPECT_LT((cache.attention_scores(queries).cast<double>() - scores).norm(),
+                  1e-6 * scores.norm());
+        const RowMatrix<double> output = exact_attention(shape, scores, values);
+        EXPECT_LT((cache.attend(queries).cast<double>() - output).norm(), 2e-6 * output.norm())
+            << group_size << " " << head_dim << " " << num_tokens;
+        EXPECT_EQ(cache.decode_keys(1), keys.rightCols(shape.key_dim));
+        EXPECT_EQ(cache.decode_values(0), values.leftCols(shape.value_dim));
+      }
+    }
+  }
+}
+
+TEST_P(Float16CacheTest, LargeScoresDoNotOverflow) {
+  const Isa isa = GetParam();
+  if (!polarquant::isa_is_available(isa)) GTEST_SKIP() << "this machine lacks it";
+  const HeadShape shape = {1, 1, 16, 16};
+  Float16Cache cache(shape, float16_kernels(isa));
+  RowMatrix<float> keys = RowMatrix<float>::Zero(40, 16);
+  RowMatrix<float> values = RowMatrix<float>::Zero(40, 16);
+  keys(17, 0) = 1000.0f;
+  keys(20, 0) = -1000.0f;
+  values(17, 3) = 2.0f;
+  values(20, 3) = 5.0f;
+  cache.append(keys, values);
+  RowMatrix<float> query = RowMatrix<float>::Zero(1, 16);
+  query(0, 0) = 1000.0f;
+  EXPECT_EQ(cache.attend(query)(0, 3), 2.0f);
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, Float16CacheTest,
+                         testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512));
+
+TEST(Float16Cache, HoldsTwoBytesForEachCoordinate) {
+  const HeadShape shape = {3, 9, 64, 64};
+  Float16Cache cache(shape);
+  cache.append(RowMatrix<float>::Zero(1600, 192), RowMatrix<float>::Zero(1600, 192));
+  EXPECT_EQ(cache.memory_bytes(), 1600u * 3 * 2 * 64 * 2);
+}
+
+TEST(CodecCache, AttendsToWhatItDecodes) {
+  const HeadShape shape = {2, 4, 64, 32};
+  CodecCache cache(shape, std::make_shared<Q8Codec>(64), std::make_shared<Q4Codec>(32));
+  Random random(9);
+  const RowMatrix<float> keys = gaussian_matrix(random, 50, 128);
+  const RowMatrix<float> values = gaussian_matrix(random, 50, 64);
+  cache.append(keys.topRows(20), values.topRows(20));
+  cache.append(keys.bottomRows(30), values.bottomRows(30));
+  EXPECT_EQ(cache.memory_bytes(), 50u * 2 * (68 + 18));
+  RowMatrix<float> decoded_keys(50, 128);
+  RowMatrix<float> decoded_values(50, 64);
+  decoded_keys << cache.decode_keys(0), cache.decode_keys(1);
+  decoded_values << cache.decode_values(0), cache.decode_values(1);
+  EXPECT_LT((decoded_keys - keys).norm(), 0.007f * keys.norm());
+  EXPECT_LT((decoded_values - values).norm(), 0.1f * values.norm());
+  const RowMatrix<float> queries = gaussian_matrix(random, 2, 256);
+  const RowMatrix<double> scores = exact_scores(shape, queries, decoded_keys);
+  EXPECT_LT((cache.attention_scores(queries).cast<double>() - scores).norm(), 1e-6 * scores.norm());
+  EXPECT_LT((cache.attend(queries).cast<double>() - exact_attention(shape, scores, decoded_values))
+                .norm(),
+            1e-5);
+}
+
+TEST(CodecCache, RefusesCodecsOfAnotherWidth) {
+  EXPECT_THROW(
+      CodecCache({1, 1, 64, 64}, std::make_shared<Q8Codec>(64), std::make_shared<Q8Codec>(32)),
+      std::invalid_argument);
+}
+
+// Query i of n sees all tokens but the last n - 1 - i; none at all gives zeros.
+TEST(ExactAttention, IsCausal) {
+  const HeadShape shape = {1, 1, 2, 1};
+  const RowMatrix<float> queries = RowMatrix<float>::Zero(3, 2);
+  const RowMatrix<float> keys = RowMatrix<float>::Ones(2, 2);
+  RowMatrix<float> values(2, 1);
+  values << 1.0f, 3.0f;
+  const auto output = exact_attention(shape, exact_scores(shape, queries, keys), values);
+  EXPECT_EQ(output(0, 0), 0.0);
+  EXPECT_EQ(output(1, 0), 1.0);
+  EXPECT_EQ(output(2, 0), 2.0);
+}
+
+}  // namespace
+}  // namespace polarquant_baselines

@@ -1,0 +1,345 @@
+// Every instruction set of this machine against the scalar kernels, which are the specification.
+#include <gtest/gtest.h>
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "polarquant/kernels/dispatch.hpp"
+#include "polarquant/kv_cache.hpp"
+#include "test_util.hpp"
+
+namespace {
+
+using polarquant::Isa;
+using polarquant::isa_is_available;
+using polarquant::isa_name;
+using polarquant::KVCache;
+using polarquant::KVCacheConfig;
+using polarquant::PolarCodec;
+using polarquant::PolarFormat;
+using polarquant::Random;
+using polarquant::RotationKind;
+using polarquant::RowMatrix;
+using polarquant_test::AccumulatorOf;
+using polarquant_test::decode_rows;
+using polarquant_test::encode_rows;
+using polarquant_test::format_of;
+using polarquant_test::gaussian_matrix;
+using polarquant_test::gaussian_vector;
+using polarquant_test::GuardedBytes;
+using polarquant_test::make_rotation;
+using polarquant_test::message_of;
+using polarquant_test::norm_of;
+using polarquant_test::random_format;
+using polarquant_test::random_int;
+using polarquant_test::ScopedIsa;
+
+constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
+                                       RotationKind::kHaar};
+
+template <typename T>
+PolarCodec<T> codec_of(Isa isa, const PolarFormat& format, RotationKind kind) {
+  const ScopedIsa scoped(isa_name(isa));
+  return PolarCodec<T>(format, make_rotation(kind, format.head_dim, 3));
+}
+
+template <typename T>
+KVCache<T> cache_of(Isa isa, const KVCacheConfig& config) {
+  const ScopedIsa scoped(isa_name(isa));
+  return KVCache<T>(config);
+}
+
+// Rounding of one inner product or weighted sum of up to 1024 terms, relative to norms.
+template <typename Accumulator>
+constexpr double tolerance() {
+  return std::is_same_v<Accumulator, double> ? 1e-14 : 3e-6;
+}
+
+// The presets at several widths, and formats that no fast kernel would be made for.
+std::vector<PolarFormat> many_formats() {
+  std::vector<PolarFormat> formats = {
+      PolarFormat::paper(64),
+      PolarFormat::paper(128),
+      PolarFormat::paper(256),
+      PolarFormat::full_depth(64, 3.25),
+      PolarFormat::full_depth(128, 4.625),
+      PolarFormat::full_depth(80, 3.25),
+      PolarFormat::full_depth(576, 2.25),
+      PolarFormat::uncompressed(72, polarquant::FloatType::kFloat16),
+      PolarFormat::uncompressed(72, polarquant::FloatType::kBFloat16),
+      PolarFormat::uncompressed(72, polarquant::FloatType::kFloat32),
+      PolarFormat::uncompressed(72, polarquant::FloatType::kFloat64)};
+  Random random(101);
+  for (int i = 0; i < 25; ++i) formats.push_back(random_format(random, 384));
+  return formats;
+}
+
+RotationKind rotation_for(const PolarFormat& format, std::size_t index) {
+  const RotationKind kind = kRotations[index % 3];
+  return kind == RotationKind::kHaar && format.head_dim > 256 ? RotationKind::kHadamard : kind;
+}
+
+class KernelsTest : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override {
+    if (!isa_is_available(GetParam())) {
+      GTEST_SKIP() << isa_name(GetParam()) << " is not on this machine";
+    }
+  }
+
+  template <typename T>
+  void expect_equal_codes() const {
+    const std::vector<PolarFormat> formats = many_formats();
+    for (std::size_t i = 0; i < formats.size(); ++i) {
+      const PolarFormat& format = formats[i];
+      const RotationKind kind = rotation_for(format, i);
+      const PolarCodec<T> scalar = codec_of<T>(Isa::kScalar, format, kind);
+      const PolarCodec<T> fast = codec_of<T>(GetParam(), format, kind);
+      const std::vector<T> rows =
+          gaussian_vector<T>(67 * static_cast<std::size_t>(format.head_dim), 1000 + i);
+      const std::vector<std::byte> codes = encode_rows(scalar, rows);
+      ASSERT_FALSE(codes.empty());
+      EXPECT_EQ(encode_rows(fast, rows), codes) << format.description();
+    }
+  }
+
+  template <typename T>
+  void expect_equal_rows() const {
+    using Accumulator = AccumulatorOf<T>;
+    const std::vector<PolarFormat> formats = many_formats();
+    for (std::size_t i = 0; i < formats.size(); ++i) {
+      const PolarFormat& format = formats[i];
+      const std::size_t d = static_cast<std::size_t>(format.head_dim);
+      const PolarCodec<T> scalar = codec_of<T>(Isa::kScalar, format, rotation_for(format, i));
+      const PolarCodec<T> fast = codec_of<T>(GetParam(), format, rotation_for(format, i));
+      const std::vector<std::byte> codes =
+          encode_rows(scalar, gaussian_vector<T>(33 * d, 2000 + i));
+      const std::vector<Accumulator> expected = decode_rows(scalar, codes);
+      const std::vector<Accumulator> decoded = decode_rows(fast, codes);
+      for (std::size_t k = 0; k < expected.size(); ++k) {
+        ASSERT_NEAR(decoded[k], expected[k],
+                    tolerance<Accumulator>() * norm_of(expected.data() + k / d * d, d))
+            << format.description();
+      }
+    }
+  }
+
+  template <typename T>
+  void expect_equal_dots() const {
+    using Accumulator = AccumulatorOf<T>;
+    const std::vector<PolarFormat> formats = many_formats();
+    for (std::size_t i = 0; i < formats.size(); ++i) {
+      const PolarFormat& format = formats[i];
+      const std::size_t d = static_cast<std::size_t>(format.head_dim);
+      const PolarCodec<T> scalar = codec_of<T>(Isa::kScalar, format, rotation_for(format, i));
+      const PolarCodec<T> fast = codec_of<T>(GetParam(), format, rotation_for(format, i));
+      const std::vector<T> rows = gaussian_vector<T>(9 * d, 3000 + i);
+      const std::vector<T> query = gaussian_vector<T>(d, 4000 + i);
+      const std::vector<std::byte> codes = encode_rows(scalar, rows);
+      std::vector<Accumulator> prepared(scalar.prepared_size());
+      GuardedBytes scratch(std::max(scalar.scratch_bytes(), fast.scratch_bytes()));
+      for (std::size_t row = 0; row < 9; ++row) {
+        const std::byte* const code = codes.data() + row * scalar.bytes_per_vector();
+        scalar.prepare_query(query.data(), prepared.data(), scratch.data());
+        const Accumulator expected = scalar.dot(prepared.data(), code, scratch.data());
+        fast.prepare_query(query.data(), prepared.data(), scratch.data());
+        EXPECT_NEAR(fast.dot(prepared.data(), code, scratch.data()), expected,
+                    tolerance<Accumulator>() * 1.5 * norm_of(query.data(), d) *
+                        norm_of(rows.data() + row * d, d))
+            << format.description();
+      }
+    }
+  }
+
+  // A cache of `num_tokens` tokens with `group_size` query heads to each of two KV heads.
+  template <typename T>
+  void expect_equal_attention(const PolarFormat& key_format, const PolarFormat& value_format,
+                              RotationKind kind, int num_tokens, int group_size,
+                              int num_queries) const {
+    using Accumulator = AccumulatorOf<T>;
+    KVCacheConfig config;
+    config.num_kv_heads = 2;
+    config.num_query_heads = 2 * group_size;
+    config.key_format = key_format;
+    config.value_format = value_format;
+    config.rotation = kind;
+    KVCache<T> scalar = cache_of<T>(Isa::kScalar, config);
+    KVCache<T> fast = cache_of<T>(GetParam(), config);
+    const RowMatrix<T> keys = gaussian_matrix<T>(num_tokens, 2 * key_format.head_dim, 1);
+    const RowMatrix<T> values = gaussian_matrix<T>(num_tokens, 2 * value_format.head_dim, 2);
+    const RowMatrix<T> queries =
+        gaussian_matrix<T>(num_queries, config.num_query_heads * key_format.head_dim, 3);
+    scalar.append(keys, values);
+    fast.append(keys, values);
+    const RowMatrix<Accumulator> scores = scalar.attention_scores(queries);
+    const RowMatrix<Accumulator> output = scalar.attend(queries);
+    const double head_dim = key_format.head_dim;
+    // |q||k| is about head_dim; a value's coordinate at most some 5, and the softmax turns an
+    // error of a logit into a relative one of a weight.
+    EXPECT_LE((fast.attention_scores(queries) - scores).cwiseAbs().maxCoeff(),
+              tolerance<Accumulator>() * 2.0 * head_dim)
+        << key_format.description();
+    EXPECT_LE((fast.attend(queries) - output).cwiseAbs().maxCoeff(),
+              tolerance<Accumulator>() * 2.0 * std::sqrt(head_dim) * 5.0)
+        << num_tokens << " tokens, groups of " << group_size;
+    EXPECT_GT(output.cwiseAbs().maxCoeff(), 0.01);
+  }
+
+  template <typename T>
+  void expect_equal_attention_of_tails() const {
+    for (int num_tokens = 1; num_tokens <= 33; ++num_tokens) {
+      expect_equal_attention<T>(PolarFormat::paper(32), PolarFormat::full_depth(48, 3.25),
+                                RotationKind::kHaar, num_tokens, 2, 1 + num_tokens % 3);
+    }
+  }
+
+  template <typename T>
+  void expect_equal_attention_of_groups() const {
+    for (const int group_size : {1, 2, 3, 4, 7, 8}) {
+      for (const int num_queries : {1, 3}) {
+        expect_equal_attention<T>(PolarFormat::paper(64), PolarFormat::paper(64),
+                                  RotationKind::kHadamard, 300, group_size, num_queries);
+      }
+    }
+  }
+
+  template <typename T>
+  void expect_equal_attention_of_formats() const {
+    const std::vector<PolarFormat> formats = many_formats();
+    for (std::size_t i = 0; i < formats.size(); ++i) {
+      expect_equal_attention<T>(formats[i], formats[(i + 1) % formats.size()],
+                                RotationKind::kHadamard, 40, 3, 2);
+    }
+  }
+
+  // Weights exp(v - largest) and their sum, for every length of a tail.
+  template <typename T>
+  void expect_equal_softmax() const {
+    const ScopedIsa scoped(isa_name(GetParam()));
+    const polarquant::detail::Kernels<T> kernels = polarquant::detail::choose_kernels<T>();
+    for (std::size_t count = 1; count <= 50; ++count) {
+      std::vector<T> values = gaussian_vector<T>(count + 1, count, 10.0);
+      const T guard = values[count];
+      const T largest = kernels.maximum(values.data(), count);
+      EXPECT_EQ(largest, *std::max_element(values.begin(), values.end() - 1));
+      const std::vector<T> given = values;
+      const T sum = kernels.exponentiate(values.data(), count, largest);
+      double expected_sum = 0.0;
+      const double ulp = std::is_same_v<T, double> ? 1e-14 : 2e-6;
+      for (std::size_t i = 0; i < count; ++i) {
+        const double weight =
+            std::exp(static_cast<double>(given[i]) - static_cast<double>(largest));
+        EXPECT_NEAR(values[i], weight, ulp * weight) << count;
+        expected_sum += weight;
+      }
+      EXPECT_NEAR(sum, expected_sum, ulp * expected_sum) << count;
+      EXPECT_EQ(values[count], guard);
+    }
+  }
+};
+
+// scalar against itself would prove nothing, but it shows that the test's own scaffolding holds.
+INSTANTIATE_TEST_SUITE_P(Isas, KernelsTest,
+                         testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon),
+                         [](const auto& tested) { return std::string(isa_name(tested.param)); });
+
+TEST_P(KernelsTest, KernelNameTellsTheIsaThatWasForced) {
+  EXPECT_STREQ(
+      codec_of<float>(GetParam(), PolarFormat::paper(64), RotationKind::kNone).kernel_name(),
+      isa_name(GetParam()));
+  EXPECT_STREQ(cache_of<double>(GetParam(), KVCacheConfig{}).kernel_name(), isa_name(GetParam()));
+}
+
+// The choice is made once: what the variable says later is not asked.
+TEST_P(KernelsTest, TheChoiceIsMadeAtConstruction) {
+  const PolarCodec<float> codec =
+      codec_of<float>(GetParam(), PolarFormat::paper(64), RotationKind::kNone);
+  const ScopedIsa scoped("scalar");
+  EXPECT_STREQ(codec.kernel_name(), isa_name(GetParam()));
+}
+
+TEST_P(KernelsTest, CodesOfFloatsAreTheSameBytes) { expect_equal_codes<float>(); }
+TEST_P(KernelsTest, CodesOfDoublesAreTheSameBytes) { expect_equal_codes<double>(); }
+TEST_P(KernelsTest, CodesOfHalvesAreTheSameBytes) { expect_equal_codes<Eigen::half>(); }
+TEST_P(KernelsTest, CodesOfBfloat16AreTheSameBytes) { expect_equal_codes<Eigen::bfloat16>(); }
+TEST_P(KernelsTest, DecodedFloatsAgree) { expect_equal_rows<float>(); }
+TEST_P(KernelsTest, DecodedDoublesAgree) { expect_equal_rows<double>(); }
+TEST_P(KernelsTest, DotsOfFloatsAgree) { expect_equal_dots<float>(); }
+TEST_P(KernelsTest, DotsOfDoublesAgree) { expect_equal_dots<double>(); }
+TEST_P(KernelsTest, AttentionOverTailsAgreesInFloat) { expect_equal_attention_of_tails<float>(); }
+TEST_P(KernelsTest, AttentionOverTailsAgreesInDouble) { expect_equal_attention_of_tails<double>(); }
+TEST_P(KernelsTest, AttentionOfGroupsAgreesInFloat) { expect_equal_attention_of_groups<float>(); }
+TEST_P(KernelsTest, AttentionOfGroupsAgreesInDouble) { expect_equal_attention_of_groups<double>(); }
+TEST_P(KernelsTest, AttentionOfFormatsAgreesInFloat) { expect_equal_attention_of_formats<float>(); }
+TEST_P(KernelsTest, AttentionOfFormatsAgreesInDouble) {
+  expect_equal_attention_of_formats<double>();
+}
+TEST_P(KernelsTest, SoftmaxWeightsOfFloatsAreExponentials) { expect_equal_softmax<float>(); }
+TEST_P(KernelsTest, SoftmaxWeightsOfDoublesAreExponentials) { expect_equal_softmax<double>(); }
+
+// The documented accuracy: 2 ULP from -87 to 0, and 0 below.
+TEST_P(KernelsTest, FloatExponentialIsWithinTwoUlp) {
+  const ScopedIsa scoped(isa_name(GetParam()));
+  const polarquant::detail::Kernels<float> kernels = polarquant::detail::choose_kernels<float>();
+  std::vector<float> given;
+  for (float x = 0.0f; x > -86.99f; x -= 0.000913f) given.push_back(x);
+  std::vector<float> values = given;
+  kernels.exponentiate(values.data(), values.size(), 0.0f);
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    const double exact = std::exp(static_cast<double>(given[i]));
+    const float ulp = std::nextafter(static_cast<float>(exact), 2.0f) - static_cast<float>(exact);
+    ASSERT_LE(std::abs(static_cast<double>(values[i]) - exact), 2.0 * static_cast<double>(ulp))
+        << given[i];
+  }
+}
+
+TEST_P(KernelsTest, FloatExponentialOfVeryNegativeLogitsIsZero) {
+  const ScopedIsa scoped(isa_name(GetParam()));
+  const polarquant::detail::Kernels<float> kernels = polarquant::detail::choose_kernels<float>();
+  std::vector<float> values = {-87.5f, -100.0f, -1e6f, -1e38f};
+  EXPECT_EQ(kernels.exponentiate(values.data(), values.size(), 0.0f), 0.0f);
+  EXPECT_EQ(values, std::vector<float>(4, 0.0f));
+}
+
+// However large the logits are, the largest has the weight 1. A scale fused with the difference
+// would leave the rounding of `largest` over.
+TEST_P(KernelsTest, TheLargestOfHugeLogitsHasTheWeightOne) {
+  const ScopedIsa scoped(isa_name(GetParam()));
+  const polarquant::detail::Kernels<float> kernels = polarquant::detail::choose_kernels<float>();
+  for (const float logit : {1e4f, 1e7f, 1e12f, 1e20f, 1e30f}) {
+    std::vector<float> values(20, 0.5f * logit);
+    values[7] = values[19] = logit;
+    EXPECT_EQ(kernels.exponentiate(values.data(), 20, logit), 2.0f) << logit;
+    EXPECT_EQ(values[7], 1.0f) << logit;
+    EXPECT_EQ(values[19], 1.0f) << logit;
+    EXPECT_EQ(values[0], 0.0f) << logit;
+  }
+}
+
+TEST(KernelsDispatchTest, AMissingIsaIsAnErrorOfTheCodec) {
+  const Isa missing = isa_is_available(Isa::kAvx2) ? Isa::kNeon : Isa::kAvx2;
+  const ScopedIsa scoped(isa_name(missing));
+  const std::string message = message_of<std::runtime_error>(
+      [] { PolarCodec<float>(PolarFormat::paper(64), make_rotation(RotationKind::kNone, 64)); });
+  EXPECT_NE(message.find("POLARQUANT_ISA is " + std::string(isa_name(missing)) +
+                         ", which this machine or build does not have"),
+            std::string::npos)
+      << message;
+}
+
+TEST(KernelsDispatchTest, AnUnknownIsaIsAnErrorOfTheCache) {
+  const ScopedIsa scoped("mmx");
+  const std::string message =
+      message_of<std::runtime_error>([] { KVCache<float> cache{KVCacheConfig{}}; });
+  EXPECT_NE(message.find("POLARQUANT_ISA is mmx, must be scalar, avx2, avx512 or neon"),
+            std::string::npos)
+      << message;
+}
+
+}  // namespace

@@ -1,0 +1,48 @@
+#include "polarquant/version.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <type_traits>
+
+POLARQUANT_BEGIN_NAMESPACE
+struct VersionProbe {};
+POLARQUANT_END_NAMESPACE
+
+namespace {
+
+#define POLARQUANT_TEST_TEXT_OF(x) #x
+#define POLARQUANT_TEST_TEXT(x) POLARQUANT_TEST_TEXT_OF(x)
+
+TEST(Version, string_is_major_minor_patch) {
+  EXPECT_STREQ(POLARQUANT_VERSION,
+               POLARQUANT_TEST_TEXT(POLARQUANT_VERSION_MAJOR) "." POLARQUANT_TEST_TEXT(
+                   POLARQUANT_VERSION_MINOR) "." POLARQUANT_TEST_TEXT(POLARQUANT_VERSION_PATCH));
+}
+
+TEST(Version, inline_namespace_begins_with_the_version) {
+  EXPECT_EQ(std::string(POLARQUANT_TEST_TEXT(POLARQUANT_ABI_NAMESPACE))
+                .rfind("v" POLARQUANT_TEST_TEXT(POLARQUANT_VERSION_MAJOR) "_" POLARQUANT_TEST_TEXT(
+                           POLARQUANT_VERSION_MINOR) "_",
+                       0),
+            0u);
+}
+
+TEST(Version, inline_namespace_tells_release_from_checked_builds) {
+  const bool is_checked =
+      std::string(POLARQUANT_TEST_TEXT(POLARQUANT_ABI_NAMESPACE)).find("_checked") !=
+      std::string::npos;
+#if defined(NDEBUG)
+  EXPECT_FALSE(is_checked);
+#else
+  EXPECT_TRUE(is_checked);
+#endif
+}
+
+TEST(Version, names_are_found_without_the_inline_namespace) {
+  const bool same =
+      std::is_same_v<polarquant::VersionProbe, polarquant::POLARQUANT_ABI_NAMESPACE::VersionProbe>;
+  EXPECT_TRUE(same);
+}
+
+}  // namespace
