@@ -10,6 +10,7 @@
 #include "polarquant/codebook.hpp"
 #include "polarquant/error.hpp"
 #include "polarquant/fixed_math.hpp"
+#include "polarquant/fixed_point_tables.hpp"
 #include "polarquant/format.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/version.hpp"
@@ -94,11 +95,13 @@ struct CodecTables {
   std::vector<AngleTable> levels;        // [format.levels], first level first
   std::vector<AngleTable> joins;         // [shape.num_joins()]
   std::vector<std::size_t> first_angle;  // [l] of level l = 1 .. levels, [levels + 1] of the joins
+  FixedPointTables fixed_point;
   float inverse_rho = 1.0f;
 
   // Throws std::invalid_argument if the format is invalid or the codebooks are not of its shape.
   CodecTables(const PolarFormat& given_format, const CodebookSet& codebooks)
-      : format(given_format), shape(given_format.shape()), layout(given_format) {
+      : format(given_format), shape(given_format.shape()), layout(given_format),
+        fixed_point(given_format, layout, codebooks) {
     check(codebooks.levels, format.level_bits.data(), static_cast<std::size_t>(format.levels),
           "level");
     check(codebooks.joins, format.join_bits.data(), num_joins(), "join");
@@ -123,9 +126,15 @@ struct CodecTables {
     return head_dim() / static_cast<std::size_t>(shape.join_right(static_cast<int>(join))) - 1;
   }
 
-  // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself.
+  // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself; then, for
+  // the 16-bit kernels, one number and their tables, in multiples of 64 bytes.
   std::size_t prepared_size() const {
-    return format.is_uncompressed() ? head_dim() : (head_dim() / 2) << format.level_bits[0];
+    return fixed_point_offset() + (fixed_point.usable ? 16 * (1 + fixed_point.prepared_lanes()) : 0);
+  }
+  std::size_t fixed_point_offset() const {
+    const std::size_t entries =
+        format.is_uncompressed() ? head_dim() : (head_dim() / 2) << format.level_bits[0];
+    return (entries + 15) / 16 * 16;
   }
 
  private:

@@ -1,4 +1,8 @@
-// The kernels for x86-64 with AVX-512 (F, BW, DQ, VL): the loops, vectorised by the compiler.
+// The kernels for x86-64 with AVX-512.
+//
+// Scores and weighted sums run on 16-bit fixed point, 32 tokens per register, where the format and the
+// machine (VBMI2, VNNI) allow it (FixedPointTables); everything else is the loops, vectorised by the
+// compiler.
 #pragma once
 
 #include "polarquant/kernels/isa.hpp"
@@ -6,10 +10,422 @@
 #include "polarquant/version.hpp"
 
 #if POLARQUANT_X86
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#define POLARQUANT_TARGET_AVX512_16BIT                                                        \
+  __attribute__((target(                                                                      \
+      "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx512vnni,avx2,fma")))
+#define POLARQUANT_AVX512_INLINE POLARQUANT_TARGET_AVX512_16BIT __attribute__((always_inline)) inline
+
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
 POLARQUANT_DEFINE_KERNELS(Avx512Kernels, Isa::kAvx512, POLARQUANT_TARGET_AVX512);
+
+namespace avx512 {
+
+static_assert(kTileTokens == 32, "a row of a tile is one register of 16-bit words");
+
+POLARQUANT_AVX512_INLINE __m512i load(const Lanes& lanes) {
+  return _mm512_load_si512(lanes.values);
+}
+
+// Word `word` of the 32 vectors of a tile. The last row of an odd code has bytes.
+template <bool kOdd>
+POLARQUANT_AVX512_INLINE __m512i load_row(const std::byte* tile, std::size_t word,
+                                          std::size_t num_words) {
+  const std::byte* const row = tile + word * 64;
+  if (kOdd && word + 1 == num_words) {
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row)));
+  }
+  return _mm512_loadu_si512(row);
+}
+
+// The 16 bits from a field's first bit on, of 32 vectors.
+template <bool kOdd>
+POLARQUANT_AVX512_INLINE __m512i load_window(const std::byte* tile,
+                                             const FixedPointTables::Window& window,
+                                             std::size_t num_words) {
+  return _mm512_shrdv_epi16(load_row<kOdd>(tile, window.low_word, num_words),
+                            load_row<kOdd>(tile, window.high_word, num_words),
+                            _mm512_set1_epi16(static_cast<short>(window.shift)));
+}
+
+// a cos + b sin, the index taken from the low bits of `window`.
+POLARQUANT_AVX512_INLINE __m512i fold(__m512i a, __m512i b, __m512i window, __m512i cosines,
+                                      __m512i sines) {
+  return _mm512_add_epi16(_mm512_mulhrs_epi16(a, _mm512_permutexvar_epi16(window, cosines)),
+                          _mm512_mulhrs_epi16(b, _mm512_permutexvar_epi16(window, sines)));
+}
+
+POLARQUANT_AVX512_INLINE __m512 low_half(__m512i words) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(words)));
+}
+POLARQUANT_AVX512_INLINE __m512 high_half(__m512i words) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(words, 1)));
+}
+
+// The bfloat16 radii of block `block` of 16 vectors, from vector `first` (0 or 16) on.
+POLARQUANT_AVX512_INLINE __m512 load_radii(const std::byte* tile, std::size_t block,
+                                           std::size_t first) {
+  const __m256i words = _mm256_loadu_si256(
+      reinterpret_cast<const __m256i*>(tile + block * 64 + first * 2));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+}
+
+// ---- Scores ----
+
+// The tables of one rotated query in 16 bits: what a subtree of two levels (or a pair) contributes,
+// per index. Scaled so that the whole query has norm 32000: no sum on the way up can overflow.
+// prepared[0] becomes the scale's inverse.
+POLARQUANT_TARGET_AVX512_16BIT inline void prepare_fixed_point(const CodecTables& tables,
+                                                               const float* query,
+                                                               float* prepared) {
+  const FixedPointTables& fixed = tables.fixed_point;
+  float norm2 = 0.0f;
+  for (std::size_t i = 0; i < tables.head_dim(); ++i) norm2 += query[i] * query[i];
+  const float norm = std::sqrt(norm2);
+  const float scale = norm > 0.0f ? 32000.0f / norm : 0.0f;
+  prepared[0] = norm / 32000.0f;
+  std::int16_t* out = reinterpret_cast<std::int16_t*>(prepared + 16);
+  if (fixed.combined) {
+    for (std::size_t node = 0; node < tables.head_dim() / 4; ++node) {
+      for (int side = 0; side < 2; ++side) {
+        const __m512 x = _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side)] *
+                                        scale / 32768.0f);
+        const __m512 y = _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side) + 1] *
+                                        scale / 32768.0f);
+        const Lanes64& cosine = fixed.coordinate[2 * side];
+        const Lanes64& sine = fixed.coordinate[2 * side + 1];
+        for (const auto half : {&Lanes64::low, &Lanes64::high}) {
+          const __m512i c = load(cosine.*half);
+          const __m512i s = load(sine.*half);
+          const __m512 low = _mm512_fmadd_ps(x, low_half(c), _mm512_mul_ps(y, low_half(s)));
+          const __m512 high = _mm512_fmadd_ps(x, high_half(c), _mm512_mul_ps(y, high_half(s)));
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                              _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(low)));
+          _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16),
+                              _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(high)));
+          out += 32;
+        }
+      }
+    }
+    return;
+  }
+  const __m512i c = load(fixed.cosines[0]);
+  const __m512i s = load(fixed.sines[0]);
+  for (std::size_t pair = 0; pair < tables.head_dim() / 2; ++pair) {
+    const __m512 x = _mm512_set1_ps(query[2 * pair] * scale / 32768.0f);
+    const __m512 y = _mm512_set1_ps(query[2 * pair + 1] * scale / 32768.0f);
+    const __m512 low = _mm512_fmadd_ps(x, low_half(c), _mm512_mul_ps(y, low_half(s)));
+    const __m512 high = _mm512_fmadd_ps(x, high_half(c), _mm512_mul_ps(y, high_half(s)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                        _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(low)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16),
+                        _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(high)));
+    out += 32;
+  }
+}
+
+// What block `block` contributes to the scores of 32 vectors, before the radius.
+template <bool kCombined, bool kOdd>
+POLARQUANT_AVX512_INLINE __m512i contract_block(const CodecTables& tables, const std::byte* tile,
+                                                std::size_t block, const Lanes* query,
+                                                std::size_t num_words) {
+  const FixedPointTables& fixed = tables.fixed_point;
+  const FixedPointTables::Window* const windows =
+      fixed.windows.data() + block * FixedPointTables::kWindowsPerBlock;
+  const __m512i first_bits = _mm512_set1_epi16(static_cast<short>(fixed.first_bits));
+  __m512i v[4];
+#pragma GCC unroll 4
+  for (std::size_t k = 0; k < 4; ++k) {
+    const __m512i window = load_window<kOdd>(tile, windows[k], num_words);
+    const __m512i second = _mm512_srlv_epi16(window, first_bits);
+    if (kCombined) {
+      v[k] = _mm512_add_epi16(
+          _mm512_permutex2var_epi16(load(query[4 * k]), window, load(query[4 * k + 1])),
+          _mm512_permutex2var_epi16(load(query[4 * k + 2]), second, load(query[4 * k + 3])));
+    } else {
+      const __m512i third = _mm512_srlv_epi16(
+          window, _mm512_set1_epi16(static_cast<short>(fixed.first_bits + fixed.second_bits)));
+      v[k] = fold(_mm512_permutexvar_epi16(window, load(query[2 * k])),
+                  _mm512_permutexvar_epi16(third, load(query[2 * k + 1])), second,
+                  load(fixed.cosines[1]), load(fixed.sines[1]));
+    }
+  }
+  const __m512i c3 = load(fixed.cosines[2]);
+  const __m512i s3 = load(fixed.sines[2]);
+  v[0] = fold(v[0], v[1], load_window<kOdd>(tile, windows[4], num_words), c3, s3);
+  v[1] = fold(v[2], v[3], load_window<kOdd>(tile, windows[5], num_words), c3, s3);
+  return fold(v[0], v[1], load_window<kOdd>(tile, windows[6], num_words), load(fixed.cosines[3]),
+              load(fixed.sines[3]));
+}
+
+template <bool kCombined, bool kOdd>
+POLARQUANT_TARGET_AVX512_16BIT void score_tiles(const CodecTables& tables, const std::byte* tiles,
+                                                std::size_t num_tiles, const float* prepared,
+                                                Lanes* values, float* scores) {
+  const FixedPointTables& fixed = tables.fixed_point;
+  const std::size_t num_bytes = tables.layout.num_bytes();
+  const std::size_t num_words = (num_bytes + 1) / 2;
+  const std::size_t tile_size = tile_bytes(num_bytes);
+  const float* const offset = prepared + tables.fixed_point_offset();
+  const __m512 inverse_scale = _mm512_set1_ps(offset[0]);
+  const Lanes* const query = reinterpret_cast<const Lanes*>(offset + 16);
+  const std::size_t query_stride = kCombined ? 16 : 8;
+  const bool block_radii = tables.num_radii() == fixed.num_blocks;
+  for (std::size_t block = 0; block < fixed.num_blocks; ++block) {
+    for (std::size_t n = 0; n < num_tiles; ++n) {
+      const std::byte* const tile = tiles + n * tile_size;
+      const __m512i value = contract_block<kCombined, kOdd>(tables, tile, block,
+                                                            query + block * query_stride, num_words);
+      if (!block_radii) {
+        _mm512_store_si512(values + block * num_tiles + n, value);
+        continue;
+      }
+      float* const out = scores + n * kTileTokens;
+      const __m512 low = _mm512_mul_ps(inverse_scale, load_radii(tile, block, 0));
+      const __m512 high = _mm512_mul_ps(inverse_scale, load_radii(tile, block, 16));
+      const __m512 zero = _mm512_setzero_ps();
+      _mm512_storeu_ps(out, _mm512_fmadd_ps(low, low_half(value),
+                                            block == 0 ? zero : _mm512_loadu_ps(out)));
+      _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(high, high_half(value),
+                                                 block == 0 ? zero : _mm512_loadu_ps(out + 16)));
+    }
+  }
+  if (block_radii) return;
+  for (std::size_t n = 0; n < num_tiles; ++n) {
+    const std::byte* const tile = tiles + n * tile_size;
+    for (const FixedPointTables::Node& node : fixed.nodes) {
+      const __m512i window = load_window<kOdd>(tile, node.window, num_words);
+      values[node.target * num_tiles + n] = Lanes{};
+      _mm512_store_si512(values + node.target * num_tiles + n,
+                         fold(load(values[node.left * num_tiles + n]),
+                              load(values[node.right * num_tiles + n]), window, load(*node.cosines),
+                              load(*node.sines)));
+    }
+    const __m512i root = load(values[n]);
+    float* const out = scores + n * kTileTokens;
+    _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_mul_ps(inverse_scale, load_radii(tile, 0, 0)),
+                                        low_half(root)));
+    _mm512_storeu_ps(out + 16, _mm512_mul_ps(_mm512_mul_ps(inverse_scale, load_radii(tile, 0, 16)),
+                                             high_half(root)));
+  }
+}
+
+// ---- Weighted sums ----
+
+// Adds to 16 running sums what 32 vectors contribute to one block, `weights` being the weight of each
+// times the radius, in 16 bits.
+template <bool kCombined, bool kOdd>
+POLARQUANT_AVX512_INLINE void expand_block(const CodecTables& tables, const std::byte* tile,
+                                           std::size_t block, __m512i weights,
+                                           std::size_t num_words, __m512i* sums) {
+  const FixedPointTables& fixed = tables.fixed_point;
+  const FixedPointTables::Window* const windows =
+      fixed.windows.data() + block * FixedPointTables::kWindowsPerBlock;
+  const __m512i c3 = load(fixed.cosines[2]);
+  const __m512i s3 = load(fixed.sines[2]);
+  const __m512i window4 = load_window<kOdd>(tile, windows[6], num_words);
+  const __m512i left =
+      _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, load(fixed.cosines[3])));
+  const __m512i right =
+      _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, load(fixed.sines[3])));
+  const __m512i first_bits = _mm512_set1_epi16(static_cast<short>(fixed.first_bits));
+#pragma GCC unroll 2
+  for (std::size_t half = 0; half < 2; ++half) {
+    const __m512i window3 = load_window<kOdd>(tile, windows[4 + half], num_words);
+    const __m512i node = half == 0 ? left : right;
+#pragma GCC unroll 2
+    for (std::size_t quarter = 0; quarter < 2; ++quarter) {
+      const std::size_t k = 2 * half + quarter;
+      const __m512i w =
+          _mm512_mulhrs_epi16(node, _mm512_permutexvar_epi16(window3, quarter == 0 ? c3 : s3));
+      const __m512i window = load_window<kOdd>(tile, windows[k], num_words);
+      const __m512i second = _mm512_srlv_epi16(window, first_bits);
+      if (kCombined) {
+#pragma GCC unroll 4
+        for (std::size_t i = 0; i < 4; ++i) {
+          const Lanes64& table = fixed.coordinate[i];
+          const __m512i entry = _mm512_permutex2var_epi16(load(table.low), i < 2 ? window : second,
+                                                          load(table.high));
+          sums[4 * k + i] = _mm512_dpwssd_epi32(sums[4 * k + i], w, entry);
+        }
+      } else {
+        const __m512i third = _mm512_srlv_epi16(
+            window, _mm512_set1_epi16(static_cast<short>(fixed.first_bits + fixed.second_bits)));
+        const __m512i a =
+            _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, load(fixed.cosines[1])));
+        const __m512i b =
+            _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, load(fixed.sines[1])));
+        const __m512i c1 = load(fixed.cosines[0]);
+        const __m512i s1 = load(fixed.sines[0]);
+        sums[4 * k] = _mm512_dpwssd_epi32(sums[4 * k], a, _mm512_permutexvar_epi16(window, c1));
+        sums[4 * k + 1] =
+            _mm512_dpwssd_epi32(sums[4 * k + 1], a, _mm512_permutexvar_epi16(window, s1));
+        sums[4 * k + 2] =
+            _mm512_dpwssd_epi32(sums[4 * k + 2], b, _mm512_permutexvar_epi16(third, c1));
+        sums[4 * k + 3] =
+            _mm512_dpwssd_epi32(sums[4 * k + 3], b, _mm512_permutexvar_epi16(third, s1));
+      }
+    }
+  }
+}
+
+// out[n] = weights times radii of block `block`, scaled to 16 bits, as much as two bounds allow: no
+// weight exceeds 16 bits, and no 32-bit lane, which sums the products of two tokens of each tile,
+// overflows. Returns the inverse of the scale.
+POLARQUANT_AVX512_INLINE float scale_weights(const std::byte* tiles, std::size_t num_tiles,
+                                             std::size_t tile_size, std::size_t block,
+                                             const float* weights, Lanes* out) {
+  __m512 largest = _mm512_setzero_ps();
+  __m512 totals[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (std::size_t n = 0; n < num_tiles; ++n) {
+    for (std::size_t half = 0; half < 2; ++half) {
+      const __m512 product = _mm512_abs_ps(
+          _mm512_mul_ps(_mm512_loadu_ps(weights + n * kTileTokens + 16 * half),
+                        load_radii(tiles + n * tile_size, block, 16 * half)));
+      largest = _mm512_max_ps(largest, product);
+      totals[half] = _mm512_add_ps(totals[half], product);
+    }
+  }
+  const float max = _mm512_reduce_max_ps(largest);
+  if (!(max > 0.0f)) return 0.0f;
+  const float lane_total = 2.0f * _mm512_reduce_max_ps(_mm512_max_ps(totals[0], totals[1]));
+  const float scale = std::min(32767.0f / max, 65000.0f / lane_total);
+  const __m512 factor = _mm512_set1_ps(scale);
+  for (std::size_t n = 0; n < num_tiles; ++n) {
+    for (std::size_t half = 0; half < 2; ++half) {
+      const __m512 product =
+          _mm512_mul_ps(_mm512_loadu_ps(weights + n * kTileTokens + 16 * half),
+                        load_radii(tiles + n * tile_size, block, 16 * half));
+      const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(product, factor));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(out[n].values + 16 * half),
+                         _mm512_cvtepi32_epi16(rounded));
+    }
+  }
+  return 1.0f / (scale * 32768.0f);
+}
+
+template <bool kCombined, bool kOdd>
+POLARQUANT_TARGET_AVX512_16BIT void accumulate_tiles(const CodecTables& tables,
+                                                     const std::byte* tiles, std::size_t num_tiles,
+                                                     const float* weights, Lanes* node_weights,
+                                                     float* sums) {
+  const FixedPointTables& fixed = tables.fixed_point;
+  const std::size_t num_bytes = tables.layout.num_bytes();
+  const std::size_t num_words = (num_bytes + 1) / 2;
+  const std::size_t tile_size = tile_bytes(num_bytes);
+  const bool block_radii = tables.num_radii() == fixed.num_blocks;
+  float factor = 0.0f;
+  if (!block_radii) {
+    factor = scale_weights(tiles, num_tiles, tile_size, 0, weights, node_weights);
+    for (std::size_t n = 0; n < num_tiles; ++n) {
+      const std::byte* const tile = tiles + n * tile_size;
+      for (std::size_t k = fixed.nodes.size(); k-- > 0;) {
+        const FixedPointTables::Node& node = fixed.nodes[k];
+        const __m512i window = load_window<kOdd>(tile, node.window, num_words);
+        const __m512i weight = load(node_weights[node.target * num_tiles + n]);
+        _mm512_store_si512(
+            node_weights + node.right * num_tiles + n,
+            _mm512_mulhrs_epi16(weight, _mm512_permutexvar_epi16(window, load(*node.sines))));
+        _mm512_store_si512(
+            node_weights + node.left * num_tiles + n,
+            _mm512_mulhrs_epi16(weight, _mm512_permutexvar_epi16(window, load(*node.cosines))));
+      }
+    }
+  }
+  for (std::size_t block = 0; block < fixed.num_blocks; ++block) {
+    const Lanes* block_weights = node_weights + block * num_tiles;
+    if (block_radii) {
+      factor = scale_weights(tiles, num_tiles, tile_size, block, weights, node_weights);
+      block_weights = node_weights;
+    }
+    if (factor == 0.0f) continue;
+    __m512i totals[16];
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < 16; ++i) totals[i] = _mm512_setzero_si512();
+    for (std::size_t n = 0; n < num_tiles; ++n) {
+      expand_block<kCombined, kOdd>(tables, tiles + n * tile_size, block, load(block_weights[n]),
+                                    num_words, totals);
+    }
+    const __m512 scale = _mm512_set1_ps(factor);
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < 16; ++i) {
+      float* const sum = sums + (block * 16 + i) * kTileTokens;
+      _mm512_storeu_ps(sum,
+                       _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[i]), scale, _mm512_loadu_ps(sum)));
+    }
+  }
+}
+
+// ---- Entry points ----
+
+struct FixedPointKernels {
+  static void prepare_query(const CodecTables& tables, const float* query, float* prepared) {
+    Avx512Kernels<float>::prepare_query(tables, query, prepared);
+    if (tables.fixed_point.usable) {
+      prepare_fixed_point(tables, query, prepared + tables.fixed_point_offset());
+    }
+  }
+
+  static void score_tiles(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
+                          Rows<const float> prepared, const loops::TileScratch<float>& scratch,
+                          Rows<float> scores) {
+    if (!tables.fixed_point.usable) {
+      Avx512Kernels<float>::score_tiles(tables, tiles, num_tiles, prepared, scratch, scores);
+      return;
+    }
+    const bool odd = tables.layout.num_bytes() % 2 != 0;
+    const auto kernel = tables.fixed_point.combined
+                            ? (odd ? avx512::score_tiles<true, true> : avx512::score_tiles<true, false>)
+                            : (odd ? avx512::score_tiles<false, true>
+                                   : avx512::score_tiles<false, false>);
+    for (std::size_t row = 0; row < prepared.count; ++row) {
+      kernel(tables, tiles, num_tiles, prepared.row(row), reinterpret_cast<Lanes*>(scratch.values),
+             scores.row(row));
+    }
+  }
+
+  static void accumulate_tiles(const CodecTables& tables, const std::byte* tiles,
+                               std::size_t num_tiles, Rows<const float> weights,
+                               const loops::TileScratch<float>& scratch, Rows<float> sums) {
+    if (!tables.fixed_point.usable) {
+      Avx512Kernels<float>::accumulate_tiles(tables, tiles, num_tiles, weights, scratch, sums);
+      return;
+    }
+    const bool odd = tables.layout.num_bytes() % 2 != 0;
+    const auto kernel =
+        tables.fixed_point.combined
+            ? (odd ? avx512::accumulate_tiles<true, true> : avx512::accumulate_tiles<true, false>)
+            : (odd ? avx512::accumulate_tiles<false, true> : avx512::accumulate_tiles<false, false>);
+    for (std::size_t row = 0; row < weights.count; ++row) {
+      kernel(tables, tiles, num_tiles, weights.row(row), reinterpret_cast<Lanes*>(scratch.values),
+             sums.row(row));
+    }
+  }
+};
+
+}  // namespace avx512
+
+template <typename T>
+Kernels<T> avx512_kernels() {
+  Kernels<T> kernels = Avx512Kernels<T>::table();
+  if constexpr (std::is_same_v<T, float>) {
+    if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni")) {
+      kernels.prepare_query = avx512::FixedPointKernels::prepare_query;
+      kernels.score_tiles = avx512::FixedPointKernels::score_tiles;
+      kernels.accumulate_tiles = avx512::FixedPointKernels::accumulate_tiles;
+    }
+  }
+  return kernels;
+}
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

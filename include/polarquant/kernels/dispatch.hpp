@@ -17,7 +17,7 @@ Kernels<T> choose_kernels() {
   switch (choose_isa()) {
 #if POLARQUANT_X86
     case Isa::kAvx512:
-      return Avx512Kernels<T>::table();
+      return avx512_kernels<T>();
     case Isa::kAvx2:
       return Avx2Kernels<T>::table();
 #endif
