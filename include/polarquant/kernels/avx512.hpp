@@ -47,14 +47,23 @@ POLARQUANT_AVX512_INLINE __m512i load_row(const std::byte* tile, std::size_t wor
   return _mm512_loadu_si512(row);
 }
 
+// Where a field's window lies, ready for use: kept in registers while tiles stream by.
+struct Window {
+  std::size_t low_word;
+  std::size_t high_word;
+  __m512i shift;
+};
+
+POLARQUANT_AVX512_INLINE Window make_window(const FixedPointTables::Window& window) {
+  return {window.low_word, window.high_word, _mm512_set1_epi16(static_cast<short>(window.shift))};
+}
+
 // The 16 bits from a field's first bit on, of 32 vectors.
 template <bool kOdd>
-POLARQUANT_AVX512_INLINE __m512i load_window(const std::byte* tile,
-                                             const FixedPointTables::Window& window,
+POLARQUANT_AVX512_INLINE __m512i load_window(const std::byte* tile, const Window& window,
                                              std::size_t num_words) {
   return _mm512_shrdv_epi16(load_row<kOdd>(tile, window.low_word, num_words),
-                            load_row<kOdd>(tile, window.high_word, num_words),
-                            _mm512_set1_epi16(static_cast<short>(window.shift)));
+                            load_row<kOdd>(tile, window.high_word, num_words), window.shift);
 }
 
 // a cos + b sin, the index taken from the low bits of `window`.
@@ -133,38 +142,64 @@ POLARQUANT_TARGET_AVX512_16BIT inline void prepare_fixed_point(const CodecTables
   }
 }
 
-// What block `block` contributes to the scores of 32 vectors, before the radius.
+// What the contraction of one block needs, loaded once for many tiles.
+template <bool kCombined>
+struct BlockQuery {
+  Window windows[FixedPointTables::kWindowsPerBlock];
+  __m512i tables[kCombined ? 16 : 8];
+  __m512i second_shift;
+  __m512i third_shift;
+  __m512i cosines[3];  // of levels 2 to 4
+  __m512i sines[3];
+};
+
+template <bool kCombined>
+POLARQUANT_AVX512_INLINE void load_block(const FixedPointTables& fixed, std::size_t block,
+                                         const Lanes* query, BlockQuery<kCombined>& out) {
+#pragma GCC unroll 7
+  for (std::size_t k = 0; k < FixedPointTables::kWindowsPerBlock; ++k) {
+    out.windows[k] = make_window(fixed.windows[block * FixedPointTables::kWindowsPerBlock + k]);
+  }
+  constexpr std::size_t kNumTables = kCombined ? 16 : 8;
+#pragma GCC unroll 16
+  for (std::size_t k = 0; k < kNumTables; ++k) {
+    out.tables[k] = load(query[block * kNumTables + k]);
+  }
+  out.second_shift = _mm512_set1_epi16(static_cast<short>(fixed.first_bits));
+  out.third_shift = _mm512_set1_epi16(static_cast<short>(fixed.first_bits + fixed.second_bits));
+#pragma GCC unroll 3
+  for (std::size_t k = 0; k < 3; ++k) {
+    out.cosines[k] = load(fixed.cosines[k + 1]);
+    out.sines[k] = load(fixed.sines[k + 1]);
+  }
+}
+
+// What a block contributes to the scores of 32 vectors, before the radius.
 template <bool kCombined, bool kOdd>
-POLARQUANT_AVX512_INLINE __m512i contract_block(const CodecTables& tables, const std::byte* tile,
-                                                std::size_t block, const Lanes* query,
-                                                std::size_t num_words) {
-  const FixedPointTables& fixed = tables.fixed_point;
-  const FixedPointTables::Window* const windows =
-      fixed.windows.data() + block * FixedPointTables::kWindowsPerBlock;
-  const __m512i first_bits = _mm512_set1_epi16(static_cast<short>(fixed.first_bits));
+POLARQUANT_AVX512_INLINE __m512i contract_block(const BlockQuery<kCombined>& block,
+                                                const std::byte* tile, std::size_t num_words) {
   __m512i v[4];
 #pragma GCC unroll 4
   for (std::size_t k = 0; k < 4; ++k) {
-    const __m512i window = load_window<kOdd>(tile, windows[k], num_words);
-    const __m512i second = _mm512_srlv_epi16(window, first_bits);
+    const __m512i window = load_window<kOdd>(tile, block.windows[k], num_words);
+    const __m512i second = _mm512_srlv_epi16(window, block.second_shift);
     if (kCombined) {
       v[k] = _mm512_add_epi16(
-          _mm512_permutex2var_epi16(load(query[4 * k]), window, load(query[4 * k + 1])),
-          _mm512_permutex2var_epi16(load(query[4 * k + 2]), second, load(query[4 * k + 3])));
+          _mm512_permutex2var_epi16(block.tables[4 * k], window, block.tables[4 * k + 1]),
+          _mm512_permutex2var_epi16(block.tables[4 * k + 2], second, block.tables[4 * k + 3]));
     } else {
-      const __m512i third = _mm512_srlv_epi16(
-          window, _mm512_set1_epi16(static_cast<short>(fixed.first_bits + fixed.second_bits)));
-      v[k] = fold(_mm512_permutexvar_epi16(window, load(query[2 * k])),
-                  _mm512_permutexvar_epi16(third, load(query[2 * k + 1])), second,
-                  load(fixed.cosines[1]), load(fixed.sines[1]));
+      const __m512i third = _mm512_srlv_epi16(window, block.third_shift);
+      v[k] = fold(_mm512_permutexvar_epi16(window, block.tables[2 * k]),
+                  _mm512_permutexvar_epi16(third, block.tables[2 * k + 1]), second,
+                  block.cosines[0], block.sines[0]);
     }
   }
-  const __m512i c3 = load(fixed.cosines[2]);
-  const __m512i s3 = load(fixed.sines[2]);
-  v[0] = fold(v[0], v[1], load_window<kOdd>(tile, windows[4], num_words), c3, s3);
-  v[1] = fold(v[2], v[3], load_window<kOdd>(tile, windows[5], num_words), c3, s3);
-  return fold(v[0], v[1], load_window<kOdd>(tile, windows[6], num_words), load(fixed.cosines[3]),
-              load(fixed.sines[3]));
+  v[0] = fold(v[0], v[1], load_window<kOdd>(tile, block.windows[4], num_words), block.cosines[1],
+              block.sines[1]);
+  v[1] = fold(v[2], v[3], load_window<kOdd>(tile, block.windows[5], num_words), block.cosines[1],
+              block.sines[1]);
+  return fold(v[0], v[1], load_window<kOdd>(tile, block.windows[6], num_words), block.cosines[2],
+              block.sines[2]);
 }
 
 template <bool kCombined, bool kOdd>
@@ -178,13 +213,14 @@ POLARQUANT_TARGET_AVX512_16BIT void score_tiles(const CodecTables& tables, const
   const float* const offset = prepared + tables.fixed_point_offset();
   const __m512 inverse_scale = _mm512_set1_ps(offset[0]);
   const Lanes* const query = reinterpret_cast<const Lanes*>(offset + 16);
-  const std::size_t query_stride = kCombined ? 16 : 8;
   const bool block_radii = tables.num_radii() == fixed.num_blocks;
+  if (block_radii) std::fill_n(scores, num_tiles * kTileTokens, 0.0f);
   for (std::size_t block = 0; block < fixed.num_blocks; ++block) {
+    BlockQuery<kCombined> block_query;
+    load_block<kCombined>(fixed, block, query, block_query);
     for (std::size_t n = 0; n < num_tiles; ++n) {
       const std::byte* const tile = tiles + n * tile_size;
-      const __m512i value = contract_block<kCombined, kOdd>(tables, tile, block,
-                                                            query + block * query_stride, num_words);
+      const __m512i value = contract_block<kCombined, kOdd>(block_query, tile, num_words);
       if (!block_radii) {
         _mm512_store_si512(values + block * num_tiles + n, value);
         continue;
@@ -192,24 +228,25 @@ POLARQUANT_TARGET_AVX512_16BIT void score_tiles(const CodecTables& tables, const
       float* const out = scores + n * kTileTokens;
       const __m512 low = _mm512_mul_ps(inverse_scale, load_radii(tile, block, 0));
       const __m512 high = _mm512_mul_ps(inverse_scale, load_radii(tile, block, 16));
-      const __m512 zero = _mm512_setzero_ps();
-      _mm512_storeu_ps(out, _mm512_fmadd_ps(low, low_half(value),
-                                            block == 0 ? zero : _mm512_loadu_ps(out)));
-      _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(high, high_half(value),
-                                                 block == 0 ? zero : _mm512_loadu_ps(out + 16)));
+      _mm512_storeu_ps(out, _mm512_fmadd_ps(low, low_half(value), _mm512_loadu_ps(out)));
+      _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(high, high_half(value), _mm512_loadu_ps(out + 16)));
     }
   }
   if (block_radii) return;
-  for (std::size_t n = 0; n < num_tiles; ++n) {
-    const std::byte* const tile = tiles + n * tile_size;
-    for (const FixedPointTables::Node& node : fixed.nodes) {
-      const __m512i window = load_window<kOdd>(tile, node.window, num_words);
-      values[node.target * num_tiles + n] = Lanes{};
+  for (const FixedPointTables::Node& node : fixed.nodes) {
+    const Window window = make_window(node.window);
+    const __m512i cosines = load(*node.cosines);
+    const __m512i sines = load(*node.sines);
+    for (std::size_t n = 0; n < num_tiles; ++n) {
       _mm512_store_si512(values + node.target * num_tiles + n,
                          fold(load(values[node.left * num_tiles + n]),
-                              load(values[node.right * num_tiles + n]), window, load(*node.cosines),
-                              load(*node.sines)));
+                              load(values[node.right * num_tiles + n]),
+                              load_window<kOdd>(tiles + n * tile_size, window, num_words), cosines,
+                              sines));
     }
+  }
+  for (std::size_t n = 0; n < num_tiles; ++n) {
+    const std::byte* const tile = tiles + n * tile_size;
     const __m512i root = load(values[n]);
     float* const out = scores + n * kTileTokens;
     _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_mul_ps(inverse_scale, load_radii(tile, 0, 0)),
@@ -221,59 +258,73 @@ POLARQUANT_TARGET_AVX512_16BIT void score_tiles(const CodecTables& tables, const
 
 // ---- Weighted sums ----
 
+// What the expansion of blocks needs. Combined: coordinate[i] by the two indices of a subtree.
+template <bool kCombined>
+struct ExpansionTables {
+  __m512i coordinate[kCombined ? 8 : 1];
+  __m512i second_shift;
+  __m512i third_shift;
+  __m512i cosines[4];  // of levels 1 to 4
+  __m512i sines[4];
+};
+
+template <bool kCombined>
+POLARQUANT_AVX512_INLINE void load_tables(const FixedPointTables& fixed,
+                                          ExpansionTables<kCombined>& out) {
+  if (kCombined) {
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < 4; ++i) {
+      out.coordinate[2 * i] = load(fixed.coordinate[i].low);
+      out.coordinate[2 * i + 1] = load(fixed.coordinate[i].high);
+    }
+  }
+  out.second_shift = _mm512_set1_epi16(static_cast<short>(fixed.first_bits));
+  out.third_shift = _mm512_set1_epi16(static_cast<short>(fixed.first_bits + fixed.second_bits));
+#pragma GCC unroll 4
+  for (std::size_t k = 0; k < 4; ++k) {
+    out.cosines[k] = load(fixed.cosines[k]);
+    out.sines[k] = load(fixed.sines[k]);
+  }
+}
+
 // Adds to 16 running sums what 32 vectors contribute to one block, `weights` being the weight of each
 // times the radius, in 16 bits.
 template <bool kCombined, bool kOdd>
-POLARQUANT_AVX512_INLINE void expand_block(const CodecTables& tables, const std::byte* tile,
-                                           std::size_t block, __m512i weights,
-                                           std::size_t num_words, __m512i* sums) {
-  const FixedPointTables& fixed = tables.fixed_point;
-  const FixedPointTables::Window* const windows =
-      fixed.windows.data() + block * FixedPointTables::kWindowsPerBlock;
-  const __m512i c3 = load(fixed.cosines[2]);
-  const __m512i s3 = load(fixed.sines[2]);
+POLARQUANT_AVX512_INLINE void expand_block(const ExpansionTables<kCombined>& tables,
+                                           const Window* windows, const std::byte* tile,
+                                           __m512i weights, std::size_t num_words, __m512i* sums) {
   const __m512i window4 = load_window<kOdd>(tile, windows[6], num_words);
-  const __m512i left =
-      _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, load(fixed.cosines[3])));
-  const __m512i right =
-      _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, load(fixed.sines[3])));
-  const __m512i first_bits = _mm512_set1_epi16(static_cast<short>(fixed.first_bits));
-#pragma GCC unroll 2
-  for (std::size_t half = 0; half < 2; ++half) {
-    const __m512i window3 = load_window<kOdd>(tile, windows[4 + half], num_words);
-    const __m512i node = half == 0 ? left : right;
-#pragma GCC unroll 2
-    for (std::size_t quarter = 0; quarter < 2; ++quarter) {
-      const std::size_t k = 2 * half + quarter;
-      const __m512i w =
-          _mm512_mulhrs_epi16(node, _mm512_permutexvar_epi16(window3, quarter == 0 ? c3 : s3));
-      const __m512i window = load_window<kOdd>(tile, windows[k], num_words);
-      const __m512i second = _mm512_srlv_epi16(window, first_bits);
-      if (kCombined) {
+  __m512i node[2] = {
+      _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, tables.cosines[3])),
+      _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, tables.sines[3]))};
 #pragma GCC unroll 4
-        for (std::size_t i = 0; i < 4; ++i) {
-          const Lanes64& table = fixed.coordinate[i];
-          const __m512i entry = _mm512_permutex2var_epi16(load(table.low), i < 2 ? window : second,
-                                                          load(table.high));
-          sums[4 * k + i] = _mm512_dpwssd_epi32(sums[4 * k + i], w, entry);
-        }
-      } else {
-        const __m512i third = _mm512_srlv_epi16(
-            window, _mm512_set1_epi16(static_cast<short>(fixed.first_bits + fixed.second_bits)));
-        const __m512i a =
-            _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, load(fixed.cosines[1])));
-        const __m512i b =
-            _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, load(fixed.sines[1])));
-        const __m512i c1 = load(fixed.cosines[0]);
-        const __m512i s1 = load(fixed.sines[0]);
-        sums[4 * k] = _mm512_dpwssd_epi32(sums[4 * k], a, _mm512_permutexvar_epi16(window, c1));
-        sums[4 * k + 1] =
-            _mm512_dpwssd_epi32(sums[4 * k + 1], a, _mm512_permutexvar_epi16(window, s1));
-        sums[4 * k + 2] =
-            _mm512_dpwssd_epi32(sums[4 * k + 2], b, _mm512_permutexvar_epi16(third, c1));
-        sums[4 * k + 3] =
-            _mm512_dpwssd_epi32(sums[4 * k + 3], b, _mm512_permutexvar_epi16(third, s1));
+  for (std::size_t k = 0; k < 4; ++k) {
+    const __m512i window3 = load_window<kOdd>(tile, windows[4 + k / 2], num_words);
+    const __m512i w = _mm512_mulhrs_epi16(
+        node[k / 2],
+        _mm512_permutexvar_epi16(window3, k % 2 == 0 ? tables.cosines[2] : tables.sines[2]));
+    const __m512i window = load_window<kOdd>(tile, windows[k], num_words);
+    const __m512i second = _mm512_srlv_epi16(window, tables.second_shift);
+    if (kCombined) {
+#pragma GCC unroll 4
+      for (std::size_t i = 0; i < 4; ++i) {
+        sums[4 * k + i] = _mm512_dpwssd_epi32(
+            sums[4 * k + i], w,
+            _mm512_permutex2var_epi16(tables.coordinate[2 * i], i < 2 ? window : second,
+                                      tables.coordinate[2 * i + 1]));
       }
+    } else {
+      const __m512i third = _mm512_srlv_epi16(window, tables.third_shift);
+      const __m512i a = _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, tables.cosines[1]));
+      const __m512i b = _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, tables.sines[1]));
+      sums[4 * k] = _mm512_dpwssd_epi32(sums[4 * k], a,
+                                        _mm512_permutexvar_epi16(window, tables.cosines[0]));
+      sums[4 * k + 1] = _mm512_dpwssd_epi32(sums[4 * k + 1], a,
+                                            _mm512_permutexvar_epi16(window, tables.sines[0]));
+      sums[4 * k + 2] = _mm512_dpwssd_epi32(sums[4 * k + 2], b,
+                                            _mm512_permutexvar_epi16(third, tables.cosines[0]));
+      sums[4 * k + 3] = _mm512_dpwssd_epi32(sums[4 * k + 3], b,
+                                            _mm512_permutexvar_epi16(third, tables.sines[0]));
     }
   }
 }
@@ -323,21 +374,24 @@ POLARQUANT_TARGET_AVX512_16BIT void accumulate_tiles(const CodecTables& tables,
   const std::size_t num_words = (num_bytes + 1) / 2;
   const std::size_t tile_size = tile_bytes(num_bytes);
   const bool block_radii = tables.num_radii() == fixed.num_blocks;
+  ExpansionTables<kCombined> expansion;
+  load_tables<kCombined>(fixed, expansion);
   float factor = 0.0f;
   if (!block_radii) {
     factor = scale_weights(tiles, num_tiles, tile_size, 0, weights, node_weights);
-    for (std::size_t n = 0; n < num_tiles; ++n) {
-      const std::byte* const tile = tiles + n * tile_size;
-      for (std::size_t k = fixed.nodes.size(); k-- > 0;) {
-        const FixedPointTables::Node& node = fixed.nodes[k];
-        const __m512i window = load_window<kOdd>(tile, node.window, num_words);
+    if (factor == 0.0f) return;
+    for (std::size_t k = fixed.nodes.size(); k-- > 0;) {
+      const FixedPointTables::Node& node = fixed.nodes[k];
+      const Window window = make_window(node.window);
+      const __m512i cosines = load(*node.cosines);
+      const __m512i sines = load(*node.sines);
+      for (std::size_t n = 0; n < num_tiles; ++n) {
+        const __m512i index = load_window<kOdd>(tiles + n * tile_size, window, num_words);
         const __m512i weight = load(node_weights[node.target * num_tiles + n]);
-        _mm512_store_si512(
-            node_weights + node.right * num_tiles + n,
-            _mm512_mulhrs_epi16(weight, _mm512_permutexvar_epi16(window, load(*node.sines))));
-        _mm512_store_si512(
-            node_weights + node.left * num_tiles + n,
-            _mm512_mulhrs_epi16(weight, _mm512_permutexvar_epi16(window, load(*node.cosines))));
+        _mm512_store_si512(node_weights + node.right * num_tiles + n,
+                           _mm512_mulhrs_epi16(weight, _mm512_permutexvar_epi16(index, sines)));
+        _mm512_store_si512(node_weights + node.left * num_tiles + n,
+                           _mm512_mulhrs_epi16(weight, _mm512_permutexvar_epi16(index, cosines)));
       }
     }
   }
@@ -348,12 +402,17 @@ POLARQUANT_TARGET_AVX512_16BIT void accumulate_tiles(const CodecTables& tables,
       block_weights = node_weights;
     }
     if (factor == 0.0f) continue;
+    Window windows[FixedPointTables::kWindowsPerBlock];
+#pragma GCC unroll 7
+    for (std::size_t k = 0; k < FixedPointTables::kWindowsPerBlock; ++k) {
+      windows[k] = make_window(fixed.windows[block * FixedPointTables::kWindowsPerBlock + k]);
+    }
     __m512i totals[16];
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < 16; ++i) totals[i] = _mm512_setzero_si512();
     for (std::size_t n = 0; n < num_tiles; ++n) {
-      expand_block<kCombined, kOdd>(tables, tiles + n * tile_size, block, load(block_weights[n]),
-                                    num_words, totals);
+      expand_block<kCombined, kOdd>(expansion, windows, tiles + n * tile_size,
+                                    load(block_weights[n]), num_words, totals);
     }
     const __m512 scale = _mm512_set1_ps(factor);
 #pragma GCC unroll 16
