@@ -13,7 +13,7 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-inline constexpr std::size_t kPageTiles = 8;
+inline constexpr std::size_t kPageTiles = 16;
 inline constexpr std::size_t kPageTokens = kPageTiles * kTileTokens;
 
 // Tiles of one kind, in pages of kPageTiles, each page aligned to a cache line and zeroed at first.

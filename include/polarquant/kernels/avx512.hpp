@@ -287,23 +287,23 @@ POLARQUANT_AVX512_INLINE void load_tables(const FixedPointTables& fixed,
   }
 }
 
-// Adds to 16 running sums what 32 vectors contribute to one block, `weights` being the weight of each
-// times the radius, in 16 bits.
+// Adds to 8 running sums what 32 vectors contribute to one half of a block (a level-3 subtree).
+// weights: of the block, in 16 bits. windows: of the level-4 node, the level-3 node, its two subtrees;
+// `share` the level-4 cosines for the left half, sines for the right. Half a block at a time, because
+// 16 sums beside the tables are more than the registers hold.
 template <bool kCombined, bool kOdd>
-POLARQUANT_AVX512_INLINE void expand_block(const ExpansionTables<kCombined>& tables,
-                                           const Window* windows, const std::byte* tile,
-                                           __m512i weights, std::size_t num_words, __m512i* sums) {
-  const __m512i window4 = load_window<kOdd>(tile, windows[6], num_words);
-  __m512i node[2] = {
-      _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, tables.cosines[3])),
-      _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, tables.sines[3]))};
-#pragma GCC unroll 4
-  for (std::size_t k = 0; k < 4; ++k) {
-    const __m512i window3 = load_window<kOdd>(tile, windows[4 + k / 2], num_words);
+POLARQUANT_AVX512_INLINE void expand_half(const ExpansionTables<kCombined>& tables,
+                                          const Window* windows, __m512i share,
+                                          const std::byte* tile, __m512i weights,
+                                          std::size_t num_words, __m512i* sums) {
+  const __m512i window4 = load_window<kOdd>(tile, windows[0], num_words);
+  const __m512i node = _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, share));
+  const __m512i window3 = load_window<kOdd>(tile, windows[1], num_words);
+#pragma GCC unroll 2
+  for (std::size_t k = 0; k < 2; ++k) {
     const __m512i w = _mm512_mulhrs_epi16(
-        node[k / 2],
-        _mm512_permutexvar_epi16(window3, k % 2 == 0 ? tables.cosines[2] : tables.sines[2]));
-    const __m512i window = load_window<kOdd>(tile, windows[k], num_words);
+        node, _mm512_permutexvar_epi16(window3, k == 0 ? tables.cosines[2] : tables.sines[2]));
+    const __m512i window = load_window<kOdd>(tile, windows[2 + k], num_words);
     const __m512i second = _mm512_srlv_epi16(window, tables.second_shift);
     if (kCombined) {
 #pragma GCC unroll 4
@@ -402,24 +402,26 @@ POLARQUANT_TARGET_AVX512_16BIT void accumulate_tiles(const CodecTables& tables,
       block_weights = node_weights;
     }
     if (factor == 0.0f) continue;
-    Window windows[FixedPointTables::kWindowsPerBlock];
-#pragma GCC unroll 7
-    for (std::size_t k = 0; k < FixedPointTables::kWindowsPerBlock; ++k) {
-      windows[k] = make_window(fixed.windows[block * FixedPointTables::kWindowsPerBlock + k]);
-    }
-    __m512i totals[16];
-#pragma GCC unroll 16
-    for (std::size_t i = 0; i < 16; ++i) totals[i] = _mm512_setzero_si512();
-    for (std::size_t n = 0; n < num_tiles; ++n) {
-      expand_block<kCombined, kOdd>(expansion, windows, tiles + n * tile_size,
-                                    load(block_weights[n]), num_words, totals);
-    }
     const __m512 scale = _mm512_set1_ps(factor);
-#pragma GCC unroll 16
-    for (std::size_t i = 0; i < 16; ++i) {
-      float* const sum = sums + (block * 16 + i) * kTileTokens;
-      _mm512_storeu_ps(sum,
-                       _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[i]), scale, _mm512_loadu_ps(sum)));
+    for (std::size_t half = 0; half < 2; ++half) {
+      const FixedPointTables::Window* const all =
+          fixed.windows.data() + block * FixedPointTables::kWindowsPerBlock;
+      const Window windows[4] = {make_window(all[6]), make_window(all[4 + half]),
+                                 make_window(all[2 * half]), make_window(all[2 * half + 1])};
+      const __m512i share = half == 0 ? expansion.cosines[3] : expansion.sines[3];
+      __m512i totals[8];
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < 8; ++i) totals[i] = _mm512_setzero_si512();
+      for (std::size_t n = 0; n < num_tiles; ++n) {
+        expand_half<kCombined, kOdd>(expansion, windows, share, tiles + n * tile_size,
+                                     load(block_weights[n]), num_words, totals);
+      }
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < 8; ++i) {
+        float* const sum = sums + (block * 16 + half * 8 + i) * kTileTokens;
+        _mm512_storeu_ps(
+            sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[i]), scale, _mm512_loadu_ps(sum)));
+      }
     }
   }
 }
