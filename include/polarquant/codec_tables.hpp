@@ -100,7 +100,9 @@ struct CodecTables {
 
   // Throws std::invalid_argument if the format is invalid or the codebooks are not of its shape.
   CodecTables(const PolarFormat& given_format, const CodebookSet& codebooks)
-      : format(given_format), shape(given_format.shape()), layout(given_format),
+      : format(given_format),
+        shape(given_format.shape()),
+        layout(given_format),
         fixed_point(given_format, layout, codebooks) {
     check(codebooks.levels, format.level_bits.data(), static_cast<std::size_t>(format.levels),
           "level");
@@ -126,10 +128,11 @@ struct CodecTables {
     return head_dim() / static_cast<std::size_t>(shape.join_right(static_cast<int>(join))) - 1;
   }
 
-  // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself; then, for
-  // the 16-bit kernels, one number and their tables, in multiples of 64 bytes.
+  // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself; then,
+  // for the 16-bit kernels, one number and their tables, in multiples of 64 bytes.
   std::size_t prepared_size() const {
-    return fixed_point_offset() + (fixed_point.usable ? 16 * (1 + fixed_point.prepared_lanes()) : 0);
+    return fixed_point_offset() +
+           (fixed_point.usable ? 16 * (1 + fixed_point.prepared_lanes()) : 0);
   }
   std::size_t fixed_point_offset() const {
     const std::size_t entries =

@@ -21,16 +21,16 @@ struct alignas(64) Lanes {
   std::int16_t values[32];
 };
 
-// A look-up table of 64 entries. Shorter ones are repeated, so that the bits above an index need not
-// be masked away.
+// A look-up table of 64 entries. Shorter ones are repeated, so that the bits above an index need
+// not be masked away.
 struct Lanes64 {
   Lanes low;
   Lanes high;
 };
 
-// The tree of one vector is cut into blocks of 16 coordinates (levels 1 to 4, where the work is) and
-// the nodes above them. A field is read through a window: 16 bits that begin at its first bit, from
-// two consecutive words.
+// The tree of one vector is cut into blocks of 16 coordinates (levels 1 to 4, where the work is)
+// and the nodes above them. A field is read through a window: 16 bits that begin at its first bit,
+// from two consecutive words.
 //
 // usable is false for a format that the 16-bit kernels do not cover: widths that are no multiple of
 // 16, fewer than 4 levels, blocks of another width than 16 unless the depth is full, radii that are
@@ -42,13 +42,13 @@ struct FixedPointTables {
     std::uint16_t shift;
   };
 
-  // Seven windows per block: its four subtrees of two levels (index, joining index, index: 2 b1 + b2
-  // bits), its two level-3 nodes, its level-4 node.
+  // Seven windows per block: its four subtrees of two levels (index, joining index, index: 2 b1 +
+  // b2 bits), its two level-3 nodes, its level-4 node.
   static constexpr std::size_t kWindowsPerBlock = 7;
   static constexpr std::size_t kBlockWidth = 16;
 
-  // A node above the blocks. While the radii of blocks are folded in place, it makes number `target`
-  // of numbers `left` and `right`, or the other way down.
+  // A node above the blocks. While the radii of blocks are folded in place, it makes number
+  // `target` of numbers `left` and `right`, or the other way down.
   struct Node {
     std::uint16_t target;
     std::uint16_t left;

@@ -1,8 +1,8 @@
 // The kernels for x86-64 with AVX-512.
 //
-// Scores and weighted sums run on 16-bit fixed point, 32 tokens per register, where the format and the
-// machine (VBMI2, VNNI) allow it (FixedPointTables); everything else is the loops, vectorised by the
-// compiler.
+// Scores and weighted sums run on 16-bit fixed point, 32 tokens per register, where the format and
+// the machine (VBMI2, VNNI) allow it (FixedPointTables); everything else is the loops, vectorised
+// by the compiler.
 #pragma once
 
 #include "polarquant/kernels/isa.hpp"
@@ -16,12 +16,11 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
-#define POLARQUANT_TARGET_AVX512_16BIT                                                        \
-  __attribute__((target(                                                                      \
-      "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx512vnni,avx2,fma")))
-#define POLARQUANT_AVX512_INLINE POLARQUANT_TARGET_AVX512_16BIT __attribute__((always_inline)) inline
+#define POLARQUANT_TARGET_AVX512_16BIT \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx512vnni,avx2,fma")))
+#define POLARQUANT_AVX512_INLINE \
+  POLARQUANT_TARGET_AVX512_16BIT __attribute__((always_inline)) inline
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -83,8 +82,8 @@ POLARQUANT_AVX512_INLINE __m512 high_half(__m512i words) {
 // The bfloat16 radii of block `block` of 16 vectors, from vector `first` (0 or 16) on.
 POLARQUANT_AVX512_INLINE __m512 load_radii(const std::byte* tile, std::size_t block,
                                            std::size_t first) {
-  const __m256i words = _mm256_loadu_si256(
-      reinterpret_cast<const __m256i*>(tile + block * 64 + first * 2));
+  const __m256i words =
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + block * 64 + first * 2));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
 }
 
@@ -106,8 +105,8 @@ POLARQUANT_TARGET_AVX512_16BIT inline void prepare_fixed_point(const CodecTables
   if (fixed.combined) {
     for (std::size_t node = 0; node < tables.head_dim() / 4; ++node) {
       for (int side = 0; side < 2; ++side) {
-        const __m512 x = _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side)] *
-                                        scale / 32768.0f);
+        const __m512 x =
+            _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side)] * scale / 32768.0f);
         const __m512 y = _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side) + 1] *
                                         scale / 32768.0f);
         const Lanes64& cosine = fixed.coordinate[2 * side];
@@ -229,7 +228,8 @@ POLARQUANT_TARGET_AVX512_16BIT void score_tiles(const CodecTables& tables, const
       const __m512 low = _mm512_mul_ps(inverse_scale, load_radii(tile, block, 0));
       const __m512 high = _mm512_mul_ps(inverse_scale, load_radii(tile, block, 16));
       _mm512_storeu_ps(out, _mm512_fmadd_ps(low, low_half(value), _mm512_loadu_ps(out)));
-      _mm512_storeu_ps(out + 16, _mm512_fmadd_ps(high, high_half(value), _mm512_loadu_ps(out + 16)));
+      _mm512_storeu_ps(out + 16,
+                       _mm512_fmadd_ps(high, high_half(value), _mm512_loadu_ps(out + 16)));
     }
   }
   if (block_radii) return;
@@ -238,19 +238,18 @@ POLARQUANT_TARGET_AVX512_16BIT void score_tiles(const CodecTables& tables, const
     const __m512i cosines = load(*node.cosines);
     const __m512i sines = load(*node.sines);
     for (std::size_t n = 0; n < num_tiles; ++n) {
-      _mm512_store_si512(values + node.target * num_tiles + n,
-                         fold(load(values[node.left * num_tiles + n]),
-                              load(values[node.right * num_tiles + n]),
-                              load_window<kOdd>(tiles + n * tile_size, window, num_words), cosines,
-                              sines));
+      _mm512_store_si512(
+          values + node.target * num_tiles + n,
+          fold(load(values[node.left * num_tiles + n]), load(values[node.right * num_tiles + n]),
+               load_window<kOdd>(tiles + n * tile_size, window, num_words), cosines, sines));
     }
   }
   for (std::size_t n = 0; n < num_tiles; ++n) {
     const std::byte* const tile = tiles + n * tile_size;
     const __m512i root = load(values[n]);
     float* const out = scores + n * kTileTokens;
-    _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_mul_ps(inverse_scale, load_radii(tile, 0, 0)),
-                                        low_half(root)));
+    _mm512_storeu_ps(
+        out, _mm512_mul_ps(_mm512_mul_ps(inverse_scale, load_radii(tile, 0, 0)), low_half(root)));
     _mm512_storeu_ps(out + 16, _mm512_mul_ps(_mm512_mul_ps(inverse_scale, load_radii(tile, 0, 16)),
                                              high_half(root)));
   }
@@ -288,9 +287,9 @@ POLARQUANT_AVX512_INLINE void load_tables(const FixedPointTables& fixed,
 }
 
 // Adds to 8 running sums what 32 vectors contribute to one half of a block (a level-3 subtree).
-// weights: of the block, in 16 bits. windows: of the level-4 node, the level-3 node, its two subtrees;
-// `share` the level-4 cosines for the left half, sines for the right. Half a block at a time, because
-// 16 sums beside the tables are more than the registers hold.
+// weights: of the block, in 16 bits. windows: of the level-4 node, the level-3 node, its two
+// subtrees; `share` the level-4 cosines for the left half, sines for the right. Half a block at a
+// time, because 16 sums beside the tables are more than the registers hold.
 template <bool kCombined, bool kOdd>
 POLARQUANT_AVX512_INLINE void expand_half(const ExpansionTables<kCombined>& tables,
                                           const Window* windows, __m512i share,
@@ -317,14 +316,14 @@ POLARQUANT_AVX512_INLINE void expand_half(const ExpansionTables<kCombined>& tabl
       const __m512i third = _mm512_srlv_epi16(window, tables.third_shift);
       const __m512i a = _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, tables.cosines[1]));
       const __m512i b = _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, tables.sines[1]));
-      sums[4 * k] = _mm512_dpwssd_epi32(sums[4 * k], a,
-                                        _mm512_permutexvar_epi16(window, tables.cosines[0]));
+      sums[4 * k] =
+          _mm512_dpwssd_epi32(sums[4 * k], a, _mm512_permutexvar_epi16(window, tables.cosines[0]));
       sums[4 * k + 1] = _mm512_dpwssd_epi32(sums[4 * k + 1], a,
                                             _mm512_permutexvar_epi16(window, tables.sines[0]));
       sums[4 * k + 2] = _mm512_dpwssd_epi32(sums[4 * k + 2], b,
                                             _mm512_permutexvar_epi16(third, tables.cosines[0]));
-      sums[4 * k + 3] = _mm512_dpwssd_epi32(sums[4 * k + 3], b,
-                                            _mm512_permutexvar_epi16(third, tables.sines[0]));
+      sums[4 * k + 3] =
+          _mm512_dpwssd_epi32(sums[4 * k + 3], b, _mm512_permutexvar_epi16(third, tables.sines[0]));
     }
   }
 }
@@ -339,9 +338,9 @@ POLARQUANT_AVX512_INLINE float scale_weights(const std::byte* tiles, std::size_t
   __m512 totals[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (std::size_t n = 0; n < num_tiles; ++n) {
     for (std::size_t half = 0; half < 2; ++half) {
-      const __m512 product = _mm512_abs_ps(
-          _mm512_mul_ps(_mm512_loadu_ps(weights + n * kTileTokens + 16 * half),
-                        load_radii(tiles + n * tile_size, block, 16 * half)));
+      const __m512 product =
+          _mm512_abs_ps(_mm512_mul_ps(_mm512_loadu_ps(weights + n * kTileTokens + 16 * half),
+                                      load_radii(tiles + n * tile_size, block, 16 * half)));
       largest = _mm512_max_ps(largest, product);
       totals[half] = _mm512_add_ps(totals[half], product);
     }
@@ -353,9 +352,8 @@ POLARQUANT_AVX512_INLINE float scale_weights(const std::byte* tiles, std::size_t
   const __m512 factor = _mm512_set1_ps(scale);
   for (std::size_t n = 0; n < num_tiles; ++n) {
     for (std::size_t half = 0; half < 2; ++half) {
-      const __m512 product =
-          _mm512_mul_ps(_mm512_loadu_ps(weights + n * kTileTokens + 16 * half),
-                        load_radii(tiles + n * tile_size, block, 16 * half));
+      const __m512 product = _mm512_mul_ps(_mm512_loadu_ps(weights + n * kTileTokens + 16 * half),
+                                           load_radii(tiles + n * tile_size, block, 16 * half));
       const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(product, factor));
       _mm256_store_si256(reinterpret_cast<__m256i*>(out[n].values + 16 * half),
                          _mm512_cvtepi32_epi16(rounded));
@@ -428,26 +426,21 @@ POLARQUANT_TARGET_AVX512_16BIT void accumulate_tiles(const CodecTables& tables,
 
 // ---- Entry points ----
 
+// The kernels of this file, for formats whose FixedPointTables are usable.
 struct FixedPointKernels {
   static void prepare_query(const CodecTables& tables, const float* query, float* prepared) {
     Avx512Kernels<float>::prepare_query(tables, query, prepared);
-    if (tables.fixed_point.usable) {
-      prepare_fixed_point(tables, query, prepared + tables.fixed_point_offset());
-    }
+    prepare_fixed_point(tables, query, prepared + tables.fixed_point_offset());
   }
 
   static void score_tiles(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
                           Rows<const float> prepared, const loops::TileScratch<float>& scratch,
                           Rows<float> scores) {
-    if (!tables.fixed_point.usable) {
-      Avx512Kernels<float>::score_tiles(tables, tiles, num_tiles, prepared, scratch, scores);
-      return;
-    }
     const bool odd = tables.layout.num_bytes() % 2 != 0;
-    const auto kernel = tables.fixed_point.combined
-                            ? (odd ? avx512::score_tiles<true, true> : avx512::score_tiles<true, false>)
-                            : (odd ? avx512::score_tiles<false, true>
-                                   : avx512::score_tiles<false, false>);
+    const auto kernel =
+        tables.fixed_point.combined
+            ? (odd ? avx512::score_tiles<true, true> : avx512::score_tiles<true, false>)
+            : (odd ? avx512::score_tiles<false, true> : avx512::score_tiles<false, false>);
     for (std::size_t row = 0; row < prepared.count; ++row) {
       kernel(tables, tiles, num_tiles, prepared.row(row), reinterpret_cast<Lanes*>(scratch.values),
              scores.row(row));
@@ -457,15 +450,12 @@ struct FixedPointKernels {
   static void accumulate_tiles(const CodecTables& tables, const std::byte* tiles,
                                std::size_t num_tiles, Rows<const float> weights,
                                const loops::TileScratch<float>& scratch, Rows<float> sums) {
-    if (!tables.fixed_point.usable) {
-      Avx512Kernels<float>::accumulate_tiles(tables, tiles, num_tiles, weights, scratch, sums);
-      return;
-    }
     const bool odd = tables.layout.num_bytes() % 2 != 0;
     const auto kernel =
         tables.fixed_point.combined
             ? (odd ? avx512::accumulate_tiles<true, true> : avx512::accumulate_tiles<true, false>)
-            : (odd ? avx512::accumulate_tiles<false, true> : avx512::accumulate_tiles<false, false>);
+            : (odd ? avx512::accumulate_tiles<false, true>
+                   : avx512::accumulate_tiles<false, false>);
     for (std::size_t row = 0; row < weights.count; ++row) {
       kernel(tables, tiles, num_tiles, weights.row(row), reinterpret_cast<Lanes*>(scratch.values),
              sums.row(row));
@@ -473,21 +463,20 @@ struct FixedPointKernels {
   }
 };
 
-}  // namespace avx512
+inline bool has_fixed_point() {
+  return __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni");
+}
 
-template <typename T>
-Kernels<T> avx512_kernels() {
-  Kernels<T> kernels = Avx512Kernels<T>::table();
-  if constexpr (std::is_same_v<T, float>) {
-    if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni")) {
-      kernels.prepare_query = avx512::FixedPointKernels::prepare_query;
-      kernels.score_tiles = avx512::FixedPointKernels::score_tiles;
-      kernels.accumulate_tiles = avx512::FixedPointKernels::accumulate_tiles;
-    }
-  }
+inline Kernels<float> fixed_point_kernels() {
+  Kernels<float> kernels = Avx512Kernels<float>::table();
+  kernels.name = "avx512, 16-bit";
+  kernels.prepare_query = FixedPointKernels::prepare_query;
+  kernels.score_tiles = FixedPointKernels::score_tiles;
+  kernels.accumulate_tiles = FixedPointKernels::accumulate_tiles;
   return kernels;
 }
 
+}  // namespace avx512
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
 #endif
