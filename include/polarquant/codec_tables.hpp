@@ -1,6 +1,7 @@
 // What the kernels read: a format and its codebooks turned into a layout, cosines and tangents.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -10,9 +11,9 @@
 #include "polarquant/codebook.hpp"
 #include "polarquant/error.hpp"
 #include "polarquant/fixed_math.hpp"
-#include "polarquant/fixed_point_tables.hpp"
 #include "polarquant/format.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/tile_tables.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -95,7 +96,7 @@ struct CodecTables {
   std::vector<AngleTable> levels;        // [format.levels], first level first
   std::vector<AngleTable> joins;         // [shape.num_joins()]
   std::vector<std::size_t> first_angle;  // [l] of level l = 1 .. levels, [levels + 1] of the joins
-  FixedPointTables fixed_point;
+  TileTables tile_tables;
   float inverse_rho = 1.0f;
 
   // Throws std::invalid_argument if the format is invalid or the codebooks are not of its shape.
@@ -103,7 +104,7 @@ struct CodecTables {
       : format(given_format),
         shape(given_format.shape()),
         layout(given_format),
-        fixed_point(given_format, layout, codebooks) {
+        tile_tables(given_format, layout, codebooks) {
     check(codebooks.levels, format.level_bits.data(), static_cast<std::size_t>(format.levels),
           "level");
     check(codebooks.joins, format.join_bits.data(), num_joins(), "join");
@@ -129,12 +130,13 @@ struct CodecTables {
   }
 
   // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself; then,
-  // for the 16-bit kernels, one number and their tables, in multiples of 64 bytes.
+  // for the kernels on whole tiles, a register of scalars and their tables.
   std::size_t prepared_size() const {
-    return fixed_point_offset() +
-           (fixed_point.usable ? 16 * (1 + fixed_point.prepared_lanes()) : 0);
+    if (!tile_tables.usable) return tile_tables_offset();
+    return tile_tables_offset() + 16 +
+           16 * std::max(tile_tables.num_query_lanes(), 2 * tile_tables.num_query_float_lanes());
   }
-  std::size_t fixed_point_offset() const {
+  std::size_t tile_tables_offset() const {
     const std::size_t entries =
         format.is_uncompressed() ? head_dim() : (head_dim() / 2) << format.level_bits[0];
     return (entries + 15) / 16 * 16;

@@ -21,9 +21,10 @@ Kernels<T> choose_kernels(const CodecTables& tables, Arithmetic arithmetic) {
 #if POLARQUANT_X86
     case Isa::kAvx512:
       if constexpr (std::is_same_v<T, float>) {
-        if (arithmetic == Arithmetic::kFixedPoint && tables.fixed_point.usable &&
-            avx512::has_fixed_point()) {
-          return avx512::fixed_point_kernels();
+        if (tables.tile_tables.usable && avx512::has_tile_kernels()) {
+          return arithmetic == Arithmetic::kFixedPoint
+                     ? avx512::TileKernels<Arithmetic::kFixedPoint>::table()
+                     : avx512::TileKernels<Arithmetic::kExact>::table();
         }
       }
       return Avx512Kernels<T>::table();

@@ -6,10 +6,10 @@
 #include <cstdint>
 
 #include "polarquant/codec_tables.hpp"
-#include "polarquant/fixed_point_tables.hpp"
-#include "polarquant/kernels/avx512_fixed_point.hpp"
+#include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/tile_tables.hpp"
 #include "polarquant/version.hpp"
 
 #if POLARQUANT_X86
@@ -30,21 +30,22 @@ struct ExpansionTables {
 };
 
 template <bool kCombined>
-POLARQUANT_AVX512_INLINE void load_tables(const FixedPointTables& fixed,
+POLARQUANT_AVX512_INLINE void load_tables(const TileTables& tile_tables,
                                           ExpansionTables<kCombined>& out) {
   if (kCombined) {
 #pragma GCC unroll 4
     for (std::size_t i = 0; i < 4; ++i) {
-      out.coordinate[2 * i] = load(fixed.coordinate[i].low);
-      out.coordinate[2 * i + 1] = load(fixed.coordinate[i].high);
+      out.coordinate[2 * i] = load(tile_tables.coordinate[i].low);
+      out.coordinate[2 * i + 1] = load(tile_tables.coordinate[i].high);
     }
   }
-  out.second_shift = _mm512_set1_epi16(static_cast<short>(fixed.first_bits));
-  out.third_shift = _mm512_set1_epi16(static_cast<short>(fixed.first_bits + fixed.second_bits));
+  out.second_shift = _mm512_set1_epi16(static_cast<short>(tile_tables.first_bits));
+  out.third_shift =
+      _mm512_set1_epi16(static_cast<short>(tile_tables.first_bits + tile_tables.second_bits));
 #pragma GCC unroll 4
   for (std::size_t k = 0; k < 4; ++k) {
-    out.cosines[k] = load(fixed.cosines[k]);
-    out.sines[k] = load(fixed.sines[k]);
+    out.cosines[k] = load(tile_tables.cosines[k]);
+    out.sines[k] = load(tile_tables.sines[k]);
   }
 }
 
@@ -125,26 +126,27 @@ POLARQUANT_AVX512_INLINE float scale_weights(const std::byte* tiles, std::size_t
 }
 
 template <bool kCombined, bool kOdd>
-POLARQUANT_TARGET_AVX512_16BIT void accumulate_tiles(const CodecTables& tables,
-                                                     const std::byte* tiles, std::size_t num_tiles,
-                                                     const float* weights, Lanes* node_weights,
-                                                     float* sums) {
-  const FixedPointTables& fixed = tables.fixed_point;
+POLARQUANT_TARGET_AVX512_TILES void accumulate_tiles_fixed(const CodecTables& tables,
+                                                           const std::byte* tiles,
+                                                           std::size_t num_tiles,
+                                                           const float* weights,
+                                                           Lanes* node_weights, float* sums) {
+  const TileTables& tile_tables = tables.tile_tables;
   const std::size_t num_bytes = tables.layout.num_bytes();
   const std::size_t num_words = (num_bytes + 1) / 2;
   const std::size_t tile_size = tile_bytes(num_bytes);
-  const bool block_radii = tables.num_radii() == fixed.num_blocks;
+  const bool block_radii = tables.num_radii() == tile_tables.num_blocks;
   ExpansionTables<kCombined> expansion;
-  load_tables<kCombined>(fixed, expansion);
+  load_tables<kCombined>(tile_tables, expansion);
   float factor = 0.0f;
   if (!block_radii) {
     factor = scale_weights(tiles, num_tiles, tile_size, 0, weights, node_weights);
     if (factor == 0.0f) return;
-    for (std::size_t k = fixed.nodes.size(); k-- > 0;) {
-      const FixedPointTables::Node& node = fixed.nodes[k];
+    for (std::size_t k = tile_tables.nodes.size(); k-- > 0;) {
+      const TileTables::Node& node = tile_tables.nodes[k];
       const Window window = make_window(node.window);
-      const __m512i cosines = load(*node.cosines);
-      const __m512i sines = load(*node.sines);
+      const __m512i cosines = load(tile_tables.cosines[node.table]);
+      const __m512i sines = load(tile_tables.sines[node.table]);
       for (std::size_t n = 0; n < num_tiles; ++n) {
         const __m512i index = load_window<kOdd>(tiles + n * tile_size, window, num_words);
         const __m512i weight = load(node_weights[node.target * num_tiles + n]);
@@ -155,7 +157,7 @@ POLARQUANT_TARGET_AVX512_16BIT void accumulate_tiles(const CodecTables& tables,
       }
     }
   }
-  for (std::size_t block = 0; block < fixed.num_blocks; ++block) {
+  for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
     const Lanes* block_weights = node_weights + block * num_tiles;
     if (block_radii) {
       factor = scale_weights(tiles, num_tiles, tile_size, block, weights, node_weights);
@@ -164,8 +166,8 @@ POLARQUANT_TARGET_AVX512_16BIT void accumulate_tiles(const CodecTables& tables,
     if (factor == 0.0f) continue;
     const __m512 scale = _mm512_set1_ps(factor);
     for (std::size_t half = 0; half < 2; ++half) {
-      const FixedPointTables::Window* const all =
-          fixed.windows.data() + block * FixedPointTables::kWindowsPerBlock;
+      const TileTables::Window* const all =
+          tile_tables.windows.data() + block * TileTables::kWindowsPerBlock;
       const Window windows[4] = {make_window(all[6]), make_window(all[4 + half]),
                                  make_window(all[2 * half]), make_window(all[2 * half + 1])};
       const __m512i share = half == 0 ? expansion.cosines[3] : expansion.sines[3];

@@ -1,4 +1,4 @@
-// What the 16-bit kernels read: cosines as fractions of 2^15, and where every field lies.
+// What the kernels on whole tiles read: where every field lies, and tables as wide as registers.
 #pragma once
 
 #include <algorithm>
@@ -16,13 +16,16 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-// One vector register of 16-bit numbers.
+// Look-up tables as the registers of a permutation hold them: 32 fractions of 2^15, or 32 floats.
+// Shorter tables are repeated, so that the bits above an index need not be masked away.
 struct alignas(64) Lanes {
   std::int16_t values[32];
 };
+struct alignas(64) FloatLanes {
+  float values[32];
+};
 
-// A look-up table of 64 entries. Shorter ones are repeated, so that the bits above an index need
-// not be masked away.
+// A table of 64 fractions.
 struct Lanes64 {
   Lanes low;
   Lanes high;
@@ -32,10 +35,10 @@ struct Lanes64 {
 // and the nodes above them. A field is read through a window: 16 bits that begin at its first bit,
 // from two consecutive words.
 //
-// usable is false for a format that the 16-bit kernels do not cover: widths that are no multiple of
-// 16, fewer than 4 levels, blocks of another width than 16 unless the depth is full, radii that are
-// not bfloat16, more than 5 bits for an angle, or more than 16 for a subtree of two levels.
-struct FixedPointTables {
+// usable is false for a format that these kernels do not cover: widths that are no multiple of 16,
+// fewer than 4 levels, blocks of another width than 16 unless the depth is full, radii that are not
+// bfloat16, more than 5 bits for an angle, or more than 16 for a subtree of two levels.
+struct TileTables {
   struct Window {
     std::uint16_t low_word;
     std::uint16_t high_word;  // the last word stands for itself where no word follows
@@ -53,9 +56,8 @@ struct FixedPointTables {
     std::uint16_t target;
     std::uint16_t left;
     std::uint16_t right;
+    std::uint16_t table;  // of cosines and sines
     Window window;
-    const Lanes* cosines;
-    const Lanes* sines;
   };
 
   bool usable = false;
@@ -67,13 +69,14 @@ struct FixedPointTables {
   std::vector<Node> nodes;      // in the order of folding
   std::vector<Lanes> cosines;   // per level, then per join
   std::vector<Lanes> sines;
+  std::vector<FloatLanes> float_cosines;
+  std::vector<FloatLanes> float_sines;
 
   // Combined tables. By (index, joining index): coordinates 0 and 1 of four; by (joining index,
   // index): coordinates 2 and 3.
   Lanes64 coordinate[4];
 
-  FixedPointTables(const PolarFormat& format, const CodeLayout& layout,
-                   const CodebookSet& codebooks) {
+  TileTables(const PolarFormat& format, const CodeLayout& layout, const CodebookSet& codebooks) {
     usable = is_usable(format);
     if (!usable) return;
     first_bits = format.level_bits[0];
@@ -105,15 +108,9 @@ struct FixedPointTables {
     }
   }
 
-  FixedPointTables(const FixedPointTables&) = delete;  // nodes point into the tables
-  FixedPointTables& operator=(const FixedPointTables&) = delete;
-  FixedPointTables(FixedPointTables&&) = default;
-  FixedPointTables& operator=(FixedPointTables&&) = default;
-
-  // 16-bit numbers of a prepared query.
-  std::size_t prepared_lanes() const {
-    return usable ? (combined ? num_blocks * 4 * 4 : num_blocks * 8) : 0;
-  }
+  // Registers that the tables of a prepared query fill: in 16 bits, and as floats.
+  std::size_t num_query_lanes() const { return num_blocks * (combined ? 16 : 8); }
+  std::size_t num_query_float_lanes() const { return num_blocks * 8; }
 
   static std::int16_t to_fraction(double value) {
     return static_cast<std::int16_t>(std::lrint(std::min(value * 32768.0, 32767.0)));
@@ -137,13 +134,18 @@ struct FixedPointTables {
   void add_codebook(const AngleCodebook& codebook) {
     const std::size_t mask = codebook.centroids().size() - 1;
     Lanes cosine, sine;
+    FloatLanes float_cosine, float_sine;
     for (std::size_t i = 0; i < 32; ++i) {
       const SinCos s = fixed_sin_cos_full(codebook.centroids()[i & mask]);
       cosine.values[i] = to_fraction(s.cos);
       sine.values[i] = to_fraction(s.sin);
+      float_cosine.values[i] = static_cast<float>(s.cos);
+      float_sine.values[i] = static_cast<float>(s.sin);
     }
     cosines.push_back(cosine);
     sines.push_back(sine);
+    float_cosines.push_back(float_cosine);
+    float_sines.push_back(float_sine);
   }
 
   void combine(const CodebookSet& codebooks) {
@@ -178,8 +180,8 @@ struct FixedPointTables {
   void add_node(const CodeLayout& layout, std::size_t target, std::size_t left, std::size_t right,
                 CodeLayout::Field field, std::size_t table) {
     nodes.push_back({static_cast<std::uint16_t>(target), static_cast<std::uint16_t>(left),
-                     static_cast<std::uint16_t>(right), window_at(layout, field), &cosines[table],
-                     &sines[table]});
+                     static_cast<std::uint16_t>(right), static_cast<std::uint16_t>(table),
+                     window_at(layout, field)});
   }
 };
 

@@ -1,24 +1,24 @@
-// 16-bit fixed point on AVX-512, 32 tokens per register: what scores and weighted sums share.
+// What the kernels on tiles share on AVX-512: reading the fields of 32 vectors.
 //
-// Needs VBMI2 (a shift across two words) and VNNI (products of 16 bits summed in 32) beside F, BW,
-// DQ and VL.
+// They need VBMI2 (a shift across two words) and VNNI (products of 16 bits summed in 32) beside F,
+// BW, DQ and VL.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "polarquant/fixed_point_tables.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/tile_tables.hpp"
 #include "polarquant/version.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>
 
-#define POLARQUANT_TARGET_AVX512_16BIT \
+#define POLARQUANT_TARGET_AVX512_TILES \
   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx512vnni,avx2,fma")))
 #define POLARQUANT_AVX512_INLINE \
-  POLARQUANT_TARGET_AVX512_16BIT __attribute__((always_inline)) inline
+  POLARQUANT_TARGET_AVX512_TILES __attribute__((always_inline)) inline
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -48,7 +48,7 @@ struct Window {
   __m512i shift;
 };
 
-POLARQUANT_AVX512_INLINE Window make_window(const FixedPointTables::Window& window) {
+POLARQUANT_AVX512_INLINE Window make_window(const TileTables::Window& window) {
   return {window.low_word, window.high_word, _mm512_set1_epi16(static_cast<short>(window.shift))};
 }
 

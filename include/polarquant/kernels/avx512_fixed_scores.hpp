@@ -7,10 +7,10 @@
 #include <cstdint>
 
 #include "polarquant/codec_tables.hpp"
-#include "polarquant/fixed_point_tables.hpp"
-#include "polarquant/kernels/avx512_fixed_point.hpp"
+#include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/tile_tables.hpp"
 #include "polarquant/version.hpp"
 
 #if POLARQUANT_X86
@@ -23,25 +23,25 @@ namespace avx512 {
 // The tables of one rotated query in 16 bits: what a subtree of two levels (or a pair) contributes,
 // per index. Scaled so that the whole query has norm 32000: no sum on the way up can overflow.
 // prepared[0] becomes the scale's inverse.
-POLARQUANT_TARGET_AVX512_16BIT inline void prepare_fixed_point(const CodecTables& tables,
+POLARQUANT_TARGET_AVX512_TILES inline void prepare_query_fixed(const CodecTables& tables,
                                                                const float* query,
                                                                float* prepared) {
-  const FixedPointTables& fixed = tables.fixed_point;
+  const TileTables& tile_tables = tables.tile_tables;
   float norm2 = 0.0f;
   for (std::size_t i = 0; i < tables.head_dim(); ++i) norm2 += query[i] * query[i];
   const float norm = std::sqrt(norm2);
   const float scale = norm > 0.0f ? 32000.0f / norm : 0.0f;
   prepared[0] = norm / 32000.0f;
   std::int16_t* out = reinterpret_cast<std::int16_t*>(prepared + 16);
-  if (fixed.combined) {
+  if (tile_tables.combined) {
     for (std::size_t node = 0; node < tables.head_dim() / 4; ++node) {
       for (int side = 0; side < 2; ++side) {
         const __m512 x =
             _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side)] * scale / 32768.0f);
         const __m512 y = _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side) + 1] *
                                         scale / 32768.0f);
-        const Lanes64& cosine = fixed.coordinate[2 * side];
-        const Lanes64& sine = fixed.coordinate[2 * side + 1];
+        const Lanes64& cosine = tile_tables.coordinate[2 * side];
+        const Lanes64& sine = tile_tables.coordinate[2 * side + 1];
         for (const auto half : {&Lanes64::low, &Lanes64::high}) {
           const __m512i c = load(cosine.*half);
           const __m512i s = load(sine.*half);
@@ -57,8 +57,8 @@ POLARQUANT_TARGET_AVX512_16BIT inline void prepare_fixed_point(const CodecTables
     }
     return;
   }
-  const __m512i c = load(fixed.cosines[0]);
-  const __m512i s = load(fixed.sines[0]);
+  const __m512i c = load(tile_tables.cosines[0]);
+  const __m512i s = load(tile_tables.sines[0]);
   for (std::size_t pair = 0; pair < tables.head_dim() / 2; ++pair) {
     const __m512 x = _mm512_set1_ps(query[2 * pair] * scale / 32768.0f);
     const __m512 y = _mm512_set1_ps(query[2 * pair + 1] * scale / 32768.0f);
@@ -75,7 +75,7 @@ POLARQUANT_TARGET_AVX512_16BIT inline void prepare_fixed_point(const CodecTables
 // What the contraction of one block needs, loaded once for many tiles.
 template <bool kCombined>
 struct BlockQuery {
-  Window windows[FixedPointTables::kWindowsPerBlock];
+  Window windows[TileTables::kWindowsPerBlock];
   __m512i tables[kCombined ? 16 : 8];
   __m512i second_shift;
   __m512i third_shift;
@@ -84,23 +84,24 @@ struct BlockQuery {
 };
 
 template <bool kCombined>
-POLARQUANT_AVX512_INLINE void load_block(const FixedPointTables& fixed, std::size_t block,
+POLARQUANT_AVX512_INLINE void load_block(const TileTables& tile_tables, std::size_t block,
                                          const Lanes* query, BlockQuery<kCombined>& out) {
 #pragma GCC unroll 7
-  for (std::size_t k = 0; k < FixedPointTables::kWindowsPerBlock; ++k) {
-    out.windows[k] = make_window(fixed.windows[block * FixedPointTables::kWindowsPerBlock + k]);
+  for (std::size_t k = 0; k < TileTables::kWindowsPerBlock; ++k) {
+    out.windows[k] = make_window(tile_tables.windows[block * TileTables::kWindowsPerBlock + k]);
   }
   constexpr std::size_t kNumTables = kCombined ? 16 : 8;
 #pragma GCC unroll 16
   for (std::size_t k = 0; k < kNumTables; ++k) {
     out.tables[k] = load(query[block * kNumTables + k]);
   }
-  out.second_shift = _mm512_set1_epi16(static_cast<short>(fixed.first_bits));
-  out.third_shift = _mm512_set1_epi16(static_cast<short>(fixed.first_bits + fixed.second_bits));
+  out.second_shift = _mm512_set1_epi16(static_cast<short>(tile_tables.first_bits));
+  out.third_shift =
+      _mm512_set1_epi16(static_cast<short>(tile_tables.first_bits + tile_tables.second_bits));
 #pragma GCC unroll 3
   for (std::size_t k = 0; k < 3; ++k) {
-    out.cosines[k] = load(fixed.cosines[k + 1]);
-    out.sines[k] = load(fixed.sines[k + 1]);
+    out.cosines[k] = load(tile_tables.cosines[k + 1]);
+    out.sines[k] = load(tile_tables.sines[k + 1]);
   }
 }
 
@@ -133,21 +134,22 @@ POLARQUANT_AVX512_INLINE __m512i contract_block(const BlockQuery<kCombined>& blo
 }
 
 template <bool kCombined, bool kOdd>
-POLARQUANT_TARGET_AVX512_16BIT void score_tiles(const CodecTables& tables, const std::byte* tiles,
-                                                std::size_t num_tiles, const float* prepared,
-                                                Lanes* values, float* scores) {
-  const FixedPointTables& fixed = tables.fixed_point;
+POLARQUANT_TARGET_AVX512_TILES void score_tiles_fixed(const CodecTables& tables,
+                                                      const std::byte* tiles, std::size_t num_tiles,
+                                                      const float* prepared, Lanes* values,
+                                                      float* scores) {
+  const TileTables& tile_tables = tables.tile_tables;
   const std::size_t num_bytes = tables.layout.num_bytes();
   const std::size_t num_words = (num_bytes + 1) / 2;
   const std::size_t tile_size = tile_bytes(num_bytes);
-  const float* const offset = prepared + tables.fixed_point_offset();
+  const float* const offset = prepared + tables.tile_tables_offset();
   const __m512 inverse_scale = _mm512_set1_ps(offset[0]);
   const Lanes* const query = reinterpret_cast<const Lanes*>(offset + 16);
-  const bool block_radii = tables.num_radii() == fixed.num_blocks;
+  const bool block_radii = tables.num_radii() == tile_tables.num_blocks;
   if (block_radii) std::fill_n(scores, num_tiles * kTileTokens, 0.0f);
-  for (std::size_t block = 0; block < fixed.num_blocks; ++block) {
+  for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
     BlockQuery<kCombined> block_query;
-    load_block<kCombined>(fixed, block, query, block_query);
+    load_block<kCombined>(tile_tables, block, query, block_query);
     for (std::size_t n = 0; n < num_tiles; ++n) {
       const std::byte* const tile = tiles + n * tile_size;
       const __m512i value = contract_block<kCombined, kOdd>(block_query, tile, num_words);
@@ -164,10 +166,10 @@ POLARQUANT_TARGET_AVX512_16BIT void score_tiles(const CodecTables& tables, const
     }
   }
   if (block_radii) return;
-  for (const FixedPointTables::Node& node : fixed.nodes) {
+  for (const TileTables::Node& node : tile_tables.nodes) {
     const Window window = make_window(node.window);
-    const __m512i cosines = load(*node.cosines);
-    const __m512i sines = load(*node.sines);
+    const __m512i cosines = load(tile_tables.cosines[node.table]);
+    const __m512i sines = load(tile_tables.sines[node.table]);
     for (std::size_t n = 0; n < num_tiles; ++n) {
       _mm512_store_si512(
           values + node.target * num_tiles + n,
