@@ -91,16 +91,18 @@ class PolarCodec {
 
   // Offline codebooks. Throws std::invalid_argument if the format is invalid or is not as wide as
   // the rotation; std::runtime_error for a wrong POLARQUANT_ISA (see choose_isa).
-  PolarCodec(const PolarFormat& format, std::shared_ptr<const Rotation> rotation)
-      : PolarCodec(format, std::move(rotation), offline_codebooks(format)) {}
+  PolarCodec(const PolarFormat& format, std::shared_ptr<const Rotation> rotation,
+             Arithmetic arithmetic = Arithmetic::kExact)
+      : PolarCodec(format, std::move(rotation), offline_codebooks(format), arithmetic) {}
 
   // Given codebooks, such as those of online_codebooks(). Throws std::invalid_argument also if
   // their number, bits or circularity are not the format's.
   PolarCodec(const PolarFormat& format, std::shared_ptr<const Rotation> rotation,
-             const CodebookSet& codebooks)
+             const CodebookSet& codebooks, Arithmetic arithmetic = Arithmetic::kExact)
       : tables_(format, codebooks),
         rotation_(std::move(rotation)),
-        kernels_(detail::choose_kernels<Accumulator>()) {
+        arithmetic_(arithmetic),
+        kernels_(detail::choose_kernels<Accumulator>(tables_, arithmetic)) {
     if (rotation_ == nullptr) detail::throw_invalid_argument("a codec without a rotation");
     if (rotation_->head_dim() != format.head_dim) {
       detail::throw_invalid_argument("the rotation is " + std::to_string(rotation_->head_dim()) +
@@ -116,8 +118,11 @@ class PolarCodec {
   std::size_t head_dim() const { return tables_.head_dim(); }
   std::size_t bytes_per_vector() const { return tables_.layout.num_bytes(); }
 
-  // The instruction set whose kernels run: "scalar", "avx2", "avx512", "neon".
-  const char* kernel_name() const { return isa_name(kernels_.isa); }
+  Arithmetic arithmetic() const { return arithmetic_; }
+
+  // The kernels that run: an instruction set ("scalar", "avx2", "avx512"), and ", 16-bit" if scores
+  // and weighted sums run in fixed point.
+  const char* kernel_name() const { return kernels_.name; }
 
   // Bytes of scratch that any one call below needs.
   std::size_t scratch_bytes() const { return Scratch(tables_, nullptr).num_bytes; }
@@ -306,6 +311,7 @@ class PolarCodec {
 
   detail::CodecTables tables_;
   std::shared_ptr<const Rotation> rotation_;
+  Arithmetic arithmetic_;
   detail::Kernels<Accumulator> kernels_;
 };
 

@@ -1,6 +1,7 @@
 // What the kernels read: a format and its codebooks turned into a layout, cosines and tangents.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -12,6 +13,7 @@
 #include "polarquant/fixed_math.hpp"
 #include "polarquant/format.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/tile_tables.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -94,11 +96,15 @@ struct CodecTables {
   std::vector<AngleTable> levels;        // [format.levels], first level first
   std::vector<AngleTable> joins;         // [shape.num_joins()]
   std::vector<std::size_t> first_angle;  // [l] of level l = 1 .. levels, [levels + 1] of the joins
+  TileTables tile_tables;
   float inverse_rho = 1.0f;
 
   // Throws std::invalid_argument if the format is invalid or the codebooks are not of its shape.
   CodecTables(const PolarFormat& given_format, const CodebookSet& codebooks)
-      : format(given_format), shape(given_format.shape()), layout(given_format) {
+      : format(given_format),
+        shape(given_format.shape()),
+        layout(given_format),
+        tile_tables(given_format, layout, codebooks) {
     check(codebooks.levels, format.level_bits.data(), static_cast<std::size_t>(format.levels),
           "level");
     check(codebooks.joins, format.join_bits.data(), num_joins(), "join");
@@ -123,9 +129,17 @@ struct CodecTables {
     return head_dim() / static_cast<std::size_t>(shape.join_right(static_cast<int>(join))) - 1;
   }
 
-  // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself.
+  // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself; then,
+  // for the kernels on whole tiles, a register of scalars and their tables.
   std::size_t prepared_size() const {
-    return format.is_uncompressed() ? head_dim() : (head_dim() / 2) << format.level_bits[0];
+    if (!tile_tables.usable) return tile_tables_offset();
+    return tile_tables_offset() + 16 +
+           16 * std::max(tile_tables.num_query_lanes(), 2 * tile_tables.num_query_float_lanes());
+  }
+  std::size_t tile_tables_offset() const {
+    const std::size_t entries =
+        format.is_uncompressed() ? head_dim() : (head_dim() / 2) << format.level_bits[0];
+    return (entries + 15) / 16 * 16;
   }
 
  private:

@@ -63,6 +63,9 @@ class KVCache {
                                                 side->rotation().seed() != config_.seed)) {
         detail::throw_invalid_argument("the shared codec was made for another rotation or seed");
       }
+      if (side->arithmetic() != config_.arithmetic) {
+        detail::throw_invalid_argument("the shared codec was made for another arithmetic");
+      }
     }
     const std::size_t num_heads = static_cast<std::size_t>(config_.num_kv_heads);
     keys_.reserve(num_heads);
@@ -96,7 +99,7 @@ class KVCache {
            (codec_->keys.bytes_per_vector() + codec_->values.bytes_per_vector());
   }
 
-  // The instruction set whose kernels run.
+  // The kernels that run on keys; see PolarCodec::kernel_name.
   const char* kernel_name() const { return codec_->keys.kernel_name(); }
 
   // ---- Changing ----

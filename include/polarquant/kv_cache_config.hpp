@@ -33,6 +33,7 @@ struct KVCacheConfig {
   PolarFormat value_format = PolarFormat::uncompressed(128);
   RotationKind rotation = RotationKind::kHaar;
   std::uint64_t seed = 0;
+  Arithmetic arithmetic = Arithmetic::kExact;
 
   // Codebooks fitted to data (online_codebooks); null: the offline ones.
   std::shared_ptr<const CodebookSet> key_codebooks;
@@ -68,13 +69,13 @@ struct KVCodec {
 
  private:
   KVCodec(const KVCacheConfig& config, const std::shared_ptr<const Rotation>& key_rotation)
-      : keys(make_codec(config.key_format, key_rotation, config.key_codebooks)),
+      : keys(make_codec(config.key_format, key_rotation, config.key_codebooks, config.arithmetic)),
         values(make_codec(config.value_format,
                           config.value_format.head_dim == config.key_format.head_dim
                               ? key_rotation
                               : std::make_shared<const Rotation>(
                                     config.rotation, config.value_format.head_dim, config.seed),
-                          config.value_codebooks)) {}
+                          config.value_codebooks, config.arithmetic)) {}
 
   static std::shared_ptr<const Rotation> make_key_rotation(const KVCacheConfig& config) {
     config.validate();
@@ -84,9 +85,10 @@ struct KVCodec {
 
   static PolarCodec<T> make_codec(const PolarFormat& format,
                                   const std::shared_ptr<const Rotation>& rotation,
-                                  const std::shared_ptr<const CodebookSet>& codebooks) {
-    return codebooks == nullptr ? PolarCodec<T>(format, rotation)
-                                : PolarCodec<T>(format, rotation, *codebooks);
+                                  const std::shared_ptr<const CodebookSet>& codebooks,
+                                  Arithmetic arithmetic) {
+    return codebooks == nullptr ? PolarCodec<T>(format, rotation, arithmetic)
+                                : PolarCodec<T>(format, rotation, *codebooks, arithmetic);
   }
 };
 

@@ -95,7 +95,7 @@ class CodeLayout {
 //   the last byte, if odd     at  16 * (num_bytes - 1) + t
 //
 // so it has exactly 16 num_bytes bytes, and one load brings the same field of sixteen vectors.
-inline constexpr std::size_t kTileTokens = 16;
+inline constexpr std::size_t kTileTokens = 32;
 
 inline std::size_t tile_bytes(std::size_t bytes_per_vector) {
   return kTileTokens * bytes_per_vector;

@@ -2,6 +2,7 @@
 // one of them without any -m flag.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <string>
 
@@ -33,6 +34,18 @@
 POLARQUANT_BEGIN_NAMESPACE
 
 enum class Isa { kScalar, kAvx2, kAvx512, kNeon };
+
+// How scores and weighted sums are computed on codes.
+enum class Arithmetic : std::uint8_t {
+  // In float (double for double): attention is that over the decoded keys and values, to 1e-5.
+  kExact = 0,
+  // In 16-bit fixed point, where the machine and the format have a kernel for it (kernel_name()
+  // ends
+  // in "16-bit"), several times as fast: scores within 1e-3 of ||q|| ||k||, typically 3e-5.
+  // Elsewhere
+  // the same as kExact. Encoding and decoding do not depend on it.
+  kFixedPoint = 1,
+};
 
 inline const char* isa_name(Isa isa) {
   switch (isa) {

@@ -21,7 +21,7 @@ namespace detail {
 // The entry points of one instruction set, for accumulators of type T (float or double).
 template <typename T>
 struct Kernels {
-  Isa isa;
+  const char* name;
   void (*rotate)(const Rotation&, Rows<const T>, Rows<T>);
   void (*rotate_back)(const Rotation&, Rows<const T>, Rows<T>);
   void (*rotate_float)(const Rotation&, Rows<const float>, Rows<float>);
@@ -98,8 +98,19 @@ POLARQUANT_END_NAMESPACE
       return loops::exponentiate(values, count, largest);                                        \
     }                                                                                            \
     static Kernels<T> table() {                                                                  \
-      return {isa_value,     rotate,      rotate_back,      rotate_float, encode,                \
-              prepare_query, score_tiles, accumulate_tiles, reduce_lanes, decode_tile,           \
-              dot_row,       decode_row,  maximum,          exponentiate};                       \
+      return {isa_name(isa_value),                                                               \
+              rotate,                                                                            \
+              rotate_back,                                                                       \
+              rotate_float,                                                                      \
+              encode,                                                                            \
+              prepare_query,                                                                     \
+              score_tiles,                                                                       \
+              accumulate_tiles,                                                                  \
+              reduce_lanes,                                                                      \
+              decode_tile,                                                                       \
+              dot_row,                                                                           \
+              decode_row,                                                                        \
+              maximum,                                                                           \
+              exponentiate};                                                                     \
     }                                                                                            \
   }

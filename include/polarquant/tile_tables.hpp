@@ -1,0 +1,189 @@
+// What the kernels on whole tiles read: where every field lies, and tables as wide as registers.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "polarquant/codebook.hpp"
+#include "polarquant/fixed_math.hpp"
+#include "polarquant/format.hpp"
+#include "polarquant/packed_codes.hpp"
+#include "polarquant/version.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+namespace detail {
+
+// Look-up tables as the registers of a permutation hold them: 32 fractions of 2^15, or 32 floats.
+// Shorter tables are repeated, so that the bits above an index need not be masked away.
+struct alignas(64) Lanes {
+  std::int16_t values[32];
+};
+struct alignas(64) FloatLanes {
+  float values[32];
+};
+
+// A table of 64 fractions.
+struct Lanes64 {
+  Lanes low;
+  Lanes high;
+};
+
+// The tree of one vector is cut into blocks of 16 coordinates (levels 1 to 4, where the work is)
+// and the nodes above them. A field is read through a window: 16 bits that begin at its first bit,
+// from two consecutive words.
+//
+// usable is false for a format that these kernels do not cover: widths that are no multiple of 16,
+// fewer than 4 levels, blocks of another width than 16 unless the depth is full, radii that are not
+// bfloat16, more than 5 bits for an angle, or more than 16 for a subtree of two levels.
+struct TileTables {
+  struct Window {
+    std::uint16_t low_word;
+    std::uint16_t high_word;  // the last word stands for itself where no word follows
+    std::uint16_t shift;
+  };
+
+  // Seven windows per block: its four subtrees of two levels (index, joining index, index: 2 b1 +
+  // b2 bits), its two level-3 nodes, its level-4 node.
+  static constexpr std::size_t kWindowsPerBlock = 7;
+  static constexpr std::size_t kBlockWidth = 16;
+
+  // A node above the blocks. While the radii of blocks are folded in place, it makes number
+  // `target` of numbers `left` and `right`, or the other way down.
+  struct Node {
+    std::uint16_t target;
+    std::uint16_t left;
+    std::uint16_t right;
+    std::uint16_t table;  // of cosines and sines
+    Window window;
+  };
+
+  bool usable = false;
+  bool combined = false;  // level-1 and level-2 index together have at most 6 bits
+  int first_bits = 0;     // of level 1
+  int second_bits = 0;    // of level 2
+  std::size_t num_blocks = 0;
+  std::vector<Window> windows;  // [num_blocks * kWindowsPerBlock]
+  std::vector<Node> nodes;      // in the order of folding
+  std::vector<Lanes> cosines;   // per level, then per join
+  std::vector<Lanes> sines;
+  std::vector<FloatLanes> float_cosines;
+  std::vector<FloatLanes> float_sines;
+
+  // Combined tables. By (index, joining index): coordinates 0 and 1 of four; by (joining index,
+  // index): coordinates 2 and 3.
+  Lanes64 coordinate[4];
+
+  TileTables(const PolarFormat& format, const CodeLayout& layout, const CodebookSet& codebooks) {
+    usable = is_usable(format);
+    if (!usable) return;
+    first_bits = format.level_bits[0];
+    second_bits = format.level_bits[1];
+    combined = first_bits + second_bits <= 6;
+    num_blocks = static_cast<std::size_t>(format.head_dim) / kBlockWidth;
+    for (const std::vector<AngleCodebook>* set : {&codebooks.levels, &codebooks.joins}) {
+      for (const AngleCodebook& codebook : *set) add_codebook(codebook);
+    }
+    if (combined) combine(codebooks);
+    const PolarShape shape = format.shape();
+    const auto field = [&](int level, std::size_t node) {
+      return layout.fields()[static_cast<std::size_t>(shape.first_angle(level)) + node];
+    };
+    for (std::size_t block = 0; block < num_blocks; ++block) {
+      for (std::size_t k = 0; k < 4; ++k) add_window(layout, field(1, 8 * block + 2 * k));
+      for (std::size_t k = 0; k < 2; ++k) add_window(layout, field(3, 2 * block + k));
+      add_window(layout, field(4, block));
+    }
+    for (int level = 5; level <= format.levels; ++level) {
+      for (std::size_t j = 0; j < static_cast<std::size_t>(shape.num_angles(level)); ++j) {
+        add_node(layout, j, 2 * j, 2 * j + 1, field(level, j), static_cast<std::size_t>(level) - 1);
+      }
+    }
+    for (std::size_t join = 0; join < codebooks.joins.size(); ++join) {
+      const int right = shape.join_right(static_cast<int>(join));
+      add_node(layout, 0, 0, static_cast<std::size_t>(format.head_dim / right - 1),
+               field(format.levels + 1, join), codebooks.levels.size() + join);
+    }
+  }
+
+  // Registers that the tables of a prepared query fill: in 16 bits, and as floats.
+  std::size_t num_query_lanes() const { return num_blocks * (combined ? 16 : 8); }
+  std::size_t num_query_float_lanes() const { return num_blocks * 8; }
+
+  static std::int16_t to_fraction(double value) {
+    return static_cast<std::int16_t>(std::lrint(std::min(value * 32768.0, 32767.0)));
+  }
+
+ private:
+  static bool is_usable(const PolarFormat& format) {
+    if (format.is_uncompressed() || format.levels < 4) return false;
+    if (format.head_dim % static_cast<int>(kBlockWidth) != 0) return false;
+    if (format.levels > 4 && format.num_radii() > 1) return false;
+    if (format.radius_type != FloatType::kBFloat16) return false;
+    for (const std::uint8_t bits : format.level_bits) {
+      if (bits > 5) return false;
+    }
+    for (const std::uint8_t bits : format.join_bits) {
+      if (bits > 5) return false;
+    }
+    return 2 * format.level_bits[0] + format.level_bits[1] <= 16;
+  }
+
+  void add_codebook(const AngleCodebook& codebook) {
+    const std::size_t mask = codebook.centroids().size() - 1;
+    Lanes cosine, sine;
+    FloatLanes float_cosine, float_sine;
+    for (std::size_t i = 0; i < 32; ++i) {
+      const SinCos s = fixed_sin_cos_full(codebook.centroids()[i & mask]);
+      cosine.values[i] = to_fraction(s.cos);
+      sine.values[i] = to_fraction(s.sin);
+      float_cosine.values[i] = static_cast<float>(s.cos);
+      float_sine.values[i] = static_cast<float>(s.sin);
+    }
+    cosines.push_back(cosine);
+    sines.push_back(sine);
+    float_cosines.push_back(float_cosine);
+    float_sines.push_back(float_sine);
+  }
+
+  void combine(const CodebookSet& codebooks) {
+    const std::vector<double>& first = codebooks.levels[0].centroids();
+    const std::vector<double>& second = codebooks.levels[1].centroids();
+    for (std::size_t i = 0; i < 64; ++i) {
+      const SinCos a1 = fixed_sin_cos_full(first[i % first.size()]);
+      const SinCos a2 = fixed_sin_cos_full(second[(i >> first_bits) % second.size()]);
+      const SinCos b1 = fixed_sin_cos_full(first[(i >> second_bits) % first.size()]);
+      const SinCos b2 = fixed_sin_cos_full(second[i % second.size()]);
+      const double entries[4] = {a2.cos * a1.cos, a2.cos * a1.sin, b2.sin * b1.cos,
+                                 b2.sin * b1.sin};
+      for (std::size_t k = 0; k < 4; ++k) {
+        Lanes& half = i < 32 ? coordinate[k].low : coordinate[k].high;
+        half.values[i % 32] = to_fraction(entries[k]);
+      }
+    }
+  }
+
+  static Window window_at(const CodeLayout& layout, CodeLayout::Field field) {
+    const std::size_t num_words = (layout.num_bytes() + 1) / 2;
+    const std::size_t word = std::min<std::size_t>(field.bit_offset / 16, num_words - 1);
+    return {static_cast<std::uint16_t>(word),
+            static_cast<std::uint16_t>(std::min(word + 1, num_words - 1)),
+            static_cast<std::uint16_t>(field.bit_offset % 16)};
+  }
+
+  void add_window(const CodeLayout& layout, CodeLayout::Field field) {
+    windows.push_back(window_at(layout, field));
+  }
+
+  void add_node(const CodeLayout& layout, std::size_t target, std::size_t left, std::size_t right,
+                CodeLayout::Field field, std::size_t table) {
+    nodes.push_back({static_cast<std::uint16_t>(target), static_cast<std::uint16_t>(left),
+                     static_cast<std::uint16_t>(right), static_cast<std::uint16_t>(table),
+                     window_at(layout, field)});
+  }
+};
+
+}  // namespace detail
+POLARQUANT_END_NAMESPACE
