@@ -22,7 +22,8 @@ LAYERS = [
     ["codebook.hpp"],
     ["format.hpp"],
     ["online_codebooks.hpp", "packed_codes.hpp"],
-    ["codec_tables.hpp", "tile_pages.hpp"],
+    ["tile_tables.hpp", "tile_pages.hpp"],
+    ["codec_tables.hpp"],
     [
         "kernels/rotation_loops.hpp",
         "kernels/encode_loops.hpp",
@@ -30,6 +31,8 @@ LAYERS = [
         "kernels/softmax_loops.hpp",
     ],
     ["kernels/loops.hpp"],
+    ["kernels/avx512_common.hpp"],
+    ["kernels/avx512_fixed_scores.hpp", "kernels/avx512_fixed_sums.hpp", "kernels/avx512_float.hpp"],
     ["kernels/scalar.hpp", "kernels/avx2.hpp", "kernels/avx512.hpp", "kernels/neon.hpp"],
     ["kernels/dispatch.hpp"],
     ["codec.hpp"],
@@ -52,7 +55,14 @@ FORBIDDEN = [
     (
         "intrinsics",
         r"#\s*include\s*[<\"](?:[a-z0-9]*intrin|arm_\w+)\.h[>\"]",
-        {"kernels/avx2.hpp", "kernels/avx512.hpp", "kernels/neon.hpp"},
+        {
+            "kernels/avx2.hpp",
+            "kernels/avx512_common.hpp",
+            "kernels/avx512_fixed_scores.hpp",
+            "kernels/avx512_fixed_sums.hpp",
+            "kernels/avx512_float.hpp",
+            "kernels/neon.hpp",
+        },
     ),
 ]
 # In this field `pq` is product quantization.
@@ -157,7 +167,7 @@ def self_test():
     }
     violations = [
         # (file, its text, a part of the one error expected)
-        ("codec.hpp", '#pragma once\n#include "polarquant/kv_cache.hpp"\n', "(layer 11) includes"),
+        ("codec.hpp", '#pragma once\n#include "polarquant/kv_cache.hpp"\n', ") includes kv_cache.hpp (layer"),
         ("attention.hpp", '#pragma once\n#include "polarquant/attention.hpp"\n', "includes att"),
         ("rotation.hpp", '#pragma once\n#include "polarquant/polar_transform.hpp"\n', "includes p"),
         ("codec.hpp", '#pragma once\n  #  include <polarquant/kv_cache.hpp>\n', "includes kv_cac"),

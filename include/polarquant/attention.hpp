@@ -82,7 +82,7 @@ class HeadAttention {
     const std::size_t num_query_heads = queries.count == 0 ? 0 : scores.count / queries.count;
     for (std::size_t first = 0; first < num_rows; first += kMaxRows) {
       const std::size_t count = std::min(kMaxRows, num_rows - first);
-      prepare_rows(queries, first, count, work);
+      prepare_rows(queries, first, count, Accumulator(1), work);
       for (std::size_t token = 0; token < num_tokens_; token += kPageTokens) {
         const std::size_t num_scores = std::min(kPageTokens, num_tokens_ - token);
         score_page(token, num_scores, count, work);
@@ -99,13 +99,13 @@ class HeadAttention {
   std::size_t query_of(std::size_t row) const { return row / group_size_; }
   std::size_t head_of(std::size_t row) const { return kv_head_ * group_size_ + row % group_size_; }
 
-  void prepare_rows(Rows<const T> queries, std::size_t first, std::size_t count,
+  void prepare_rows(Rows<const T> queries, std::size_t first, std::size_t count, Accumulator scale,
                     const AttentionScratch<T>& work) const noexcept {
     const PolarCodec<T>& codec = codec_.keys;
     for (std::size_t row = 0; row < count; ++row) {
       codec.prepare_query(
           queries.row(query_of(first + row)) + head_of(first + row) * codec.head_dim(),
-          work.prepared + row * codec.prepared_size(), work.codec_scratch);
+          work.prepared + row * codec.prepared_size(), work.codec_scratch, scale);
     }
   }
 
@@ -144,10 +144,9 @@ class HeadAttention {
       const std::size_t num_hidden = queries.count - 1 - query_of(first + row);
       num_visible[row] = num_tokens_ > num_hidden ? num_tokens_ - num_hidden : 0;
     }
-    prepare_rows(queries, first, count, work);
-    const Accumulator scale =
-        Accumulator(1) / std::sqrt(static_cast<Accumulator>(codec_.keys.head_dim()));
-    for (std::size_t i = 0; i < count * codec_.keys.prepared_size(); ++i) work.prepared[i] *= scale;
+    prepare_rows(queries, first, count,
+                 Accumulator(1) / std::sqrt(static_cast<Accumulator>(codec_.keys.head_dim())),
+                 work);
     std::fill_n(work.sums, count * sums_size, Accumulator(0));
     const std::size_t end = num_visible[count - 1];  // The last row sees the most.
     for (std::size_t token = 0; token < end; token += kPageTokens) {

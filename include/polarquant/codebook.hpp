@@ -40,7 +40,7 @@ class AngleCodebook {
   // than centroids, or an angle is outside the range.
   static AngleCodebook k_means(std::vector<double> angles, const KMeansOptions& options);
 
-  // A codebook of given centroids, increasing, in the range of k_means. Throws
+  // A codebook of given centroids, not decreasing, in the range of k_means. Throws
   // std::invalid_argument if they are not, or their number is not a power of two up to 256.
   static AngleCodebook from_centroids(std::vector<double> centroids, bool circular);
 
@@ -215,7 +215,7 @@ inline AngleCodebook AngleCodebook::from_centroids(std::vector<double> centroids
     if (!in_range || (i > 0 && centroids[i] < centroids[i - 1])) {
       detail::throw_invalid_argument(
           "centroid " + std::to_string(i) + " is " + std::to_string(centroids[i]) +
-          ", must be increasing and within [0, " + (circular ? "2 pi)" : "pi/2]"));
+          ", must not decrease and be within [0, " + (circular ? "2 pi)" : "pi/2]"));
     }
   }
   return AngleCodebook(std::move(centroids), circular);

@@ -89,14 +89,16 @@ class PolarCodec {
  public:
   using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-  // Offline codebooks. Throws std::invalid_argument if the format is invalid or is not as wide as
-  // the rotation; std::runtime_error for a wrong POLARQUANT_ISA (see choose_isa).
+  // Offline codebooks. An uncompressed format is not rotated, whatever the rotation given. Throws
+  // std::invalid_argument if the format is invalid or is not as wide as the rotation;
+  // std::runtime_error for a wrong POLARQUANT_ISA (see choose_isa).
   PolarCodec(const PolarFormat& format, std::shared_ptr<const Rotation> rotation,
              Arithmetic arithmetic = Arithmetic::kExact)
       : PolarCodec(format, std::move(rotation), offline_codebooks(format), arithmetic) {}
 
-  // Given codebooks, such as those of online_codebooks(). Throws std::invalid_argument also if
-  // their number, bits or circularity are not the format's.
+  // Given codebooks, such as those of online_codebooks(); the factor of kUnbiased still assumes the
+  // law. Throws std::invalid_argument also if their number, bits or circularity are not the
+  // format's.
   PolarCodec(const PolarFormat& format, std::shared_ptr<const Rotation> rotation,
              const CodebookSet& codebooks, Arithmetic arithmetic = Arithmetic::kExact)
       : tables_(format, codebooks),
@@ -172,13 +174,15 @@ class PolarCodec {
   // Entries of a prepared query.
   std::size_t prepared_size() const { return tables_.prepared_size(); }
 
-  // Rotates a query [head_dim] and tabulates its product with every level-1 centroid, once for all
-  // codes it meets. prepared: [prepared_size()].
-  void prepare_query(const T* query, Accumulator* prepared, std::byte* scratch) const noexcept {
+  // Rotates scale * query, [head_dim], and tabulates its product with every level-1 centroid, once
+  // for all codes it meets. prepared: [prepared_size()], aligned to 64 bytes.
+  void prepare_query(const T* query, Accumulator* prepared, std::byte* scratch,
+                     Accumulator scale = Accumulator(1)) const noexcept {
     const Scratch work(tables_, scratch);
     Accumulator* const given = work.vectors;
     Accumulator* const rotated = work.vectors + head_dim();
-    for (std::size_t i = 0; i < head_dim(); ++i) given[i] = static_cast<Accumulator>(query[i]);
+    for (std::size_t i = 0; i < head_dim(); ++i)
+      given[i] = scale * static_cast<Accumulator>(query[i]);
     kernels_.rotate(*rotation_, {given, 1, head_dim()}, {rotated, 1, head_dim()});
     kernels_.prepare_query(tables_, rotated, prepared);
   }
@@ -206,7 +210,10 @@ class PolarCodec {
     kernels_.rotate_back(*rotation_, {sum, 1, head_dim()}, {output, 1, head_dim()});
   }
 
-  std::size_t memory_bytes() const { return sizeof(*this) + rotation_->memory_bytes(); }
+  // Rotation and tables.
+  std::size_t memory_bytes() const {
+    return sizeof(*this) + rotation_->memory_bytes() + tables_.memory_bytes();
+  }
 
   // For the cache: the kernels and what they read.
   const detail::CodecTables& tables() const { return tables_; }

@@ -27,6 +27,10 @@ class DualTable {
     floats_.push_back(static_cast<float>(value));
   }
 
+  std::size_t memory_bytes() const {
+    return floats_.size() * sizeof(float) + doubles_.size() * sizeof(double);
+  }
+
   template <typename T>
   const T* data() const {
     if constexpr (std::is_same_v<T, float>) {
@@ -61,6 +65,11 @@ struct AngleTable {
   HalfCircle upper;
   HalfCircle lower;
   int mask = 0;
+
+  std::size_t memory_bytes() const {
+    return cosines.memory_bytes() + sines.memory_bytes() +
+           sizeof(float) * (tangents.size() + 2 * upper.cosines.size() + 2 * lower.cosines.size());
+  }
 
   explicit AngleTable(const AngleCodebook& codebook) : mask((1 << codebook.bits()) - 1) {
     for (const double theta : codebook.centroids()) {
@@ -127,6 +136,14 @@ struct CodecTables {
   // where it is. This is the place of the part that join `join` adds.
   std::size_t join_position(std::size_t join) const {
     return head_dim() / static_cast<std::size_t>(shape.join_right(static_cast<int>(join))) - 1;
+  }
+
+  std::size_t memory_bytes() const {
+    std::size_t bytes = layout.memory_bytes() + tile_tables.memory_bytes();
+    for (const std::vector<AngleTable>* set : {&levels, &joins}) {
+      for (const AngleTable& table : *set) bytes += sizeof(AngleTable) + table.memory_bytes();
+    }
+    return bytes;
   }
 
   // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself; then,

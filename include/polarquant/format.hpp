@@ -23,7 +23,7 @@ POLARQUANT_BEGIN_NAMESPACE
 enum class RadiusMeaning : std::uint8_t {
   kNorm = 0,          // 1: the radius is the norm; inner products shrink by rho
   kUnbiased = 1,      // 1 / rho: inner products are right on average
-  kProjection = 2,    // ||x||^2 / <x,u>: the part along x is exact for every vector
+  kProjection = 2,    // ||x||^2 / <x,u>, at most 2: the part along x is exact for every vector
   kLeastSquares = 3,  // <x,u> / ||u||^2: the least squared error; shrinks by rho^2
 };
 
@@ -87,7 +87,8 @@ struct PolarFormat {
   double rho() const;
 
   // E||x - x'||^2 / ||x||^2 with the given radius meaning and offline codebooks, for x in a random
-  // direction; the rounding of the stored radius (1.3e-6 for bfloat16) is not counted.
+  // direction; the rounding of the stored radius (2.7e-6 for bfloat16) is not counted. Computes
+  // codebooks.
   //   kNorm 2 (1 - rho);  kUnbiased 1/rho^2 - 1;  kLeastSquares 1 - E[g^2], g = <x,u>/||x||^2;
   //   kProjection E[1/g^2] - 1 to second order in the deviation of g.
   // The first three are exact.

@@ -37,7 +37,8 @@ struct AppendResult {
 //
 // Every call comes twice: on Eigen matrices, checked, throwing; and on Rows, which is noexcept,
 // allocates nothing, takes the caller's scratch (scratch_bytes() bytes aligned to 64) and has its
-// preconditions checked in debug builds only.
+// preconditions checked in debug builds only. A cache that was moved from can only be assigned to
+// or destroyed.
 template <typename T>
 class KVCache {
  public:
@@ -48,8 +49,9 @@ class KVCache {
   explicit KVCache(const KVCacheConfig& config)
       : KVCache(config, std::make_shared<const Codec>(config)) {}
 
-  // With a codec that other caches share. Throws std::invalid_argument also if the codec was made
-  // for other formats, another rotation or another seed.
+  // With a codec that other caches share, such as codec() of the first; its codebooks are used,
+  // whatever config names. Throws std::invalid_argument also if the codec was made for other
+  // formats, another rotation, seed or arithmetic.
   KVCache(const KVCacheConfig& config, std::shared_ptr<const Codec> codec)
       : config_(config), codec_(std::move(codec)) {
     config_.validate();

@@ -64,8 +64,12 @@ struct KVCodec {
   // Throws what KVCacheConfig::validate and PolarCodec throw.
   explicit KVCodec(const KVCacheConfig& config) : KVCodec(config, make_key_rotation(config)) {}
 
-  // Includes the rotations, which keys and values of equal width share.
-  std::size_t memory_bytes() const { return keys.memory_bytes() + values.memory_bytes(); }
+  // Rotations and tables. Keys and values of equal width share a rotation.
+  std::size_t memory_bytes() const {
+    const bool shared = &keys.rotation() == &values.rotation();
+    return keys.memory_bytes() + values.memory_bytes() -
+           (shared ? keys.rotation().memory_bytes() : 0);
+  }
 
  private:
   KVCodec(const KVCacheConfig& config, const std::shared_ptr<const Rotation>& key_rotation)

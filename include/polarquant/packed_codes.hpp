@@ -60,6 +60,10 @@ class CodeLayout {
   std::size_t num_bytes() const { return num_bytes_; }
   std::size_t num_radius_bytes() const { return num_radius_bytes_; }
 
+  std::size_t memory_bytes() const {
+    return fields_.size() * sizeof(Field) + stream_order_.size() * sizeof(std::uint16_t);
+  }
+
   // One field per angle, in the order of PolarShape::first_angle.
   const std::vector<Field>& fields() const { return fields_; }
 

@@ -20,7 +20,7 @@ POLARQUANT_BEGIN_NAMESPACE
 
 enum class RotationKind : std::uint8_t {
   kNone = 0,      // S = I
-  kHadamard = 1,  // two rounds of random signs and a Hadamard transform: d log d operations
+  kHadamard = 1,  // three rounds of random signs and a Hadamard transform: d log d operations
   kHaar = 2,      // uniform over all orthogonal matrices: the angle law is exact; d^2 operations
 };
 
@@ -118,13 +118,15 @@ POLARQUANT_ALWAYS_INLINE void hadamard_transform(T* x, std::size_t size, std::si
 // One random rotation S of R^d, fixed by (kind, head_dim, seed). The same bits on every compiler,
 // flag and platform. Immutable; safe to share among threads.
 //
-// kHadamard for d = 2^k m, m odd, is the product of two rounds x -> (x D) (H_{2^k} (x) Q_m) /
-// 2^(k/2) with D random signs, H the Hadamard matrix and Q_m a Haar matrix of order m (1 for a
-// power of two). One round would not do: a vector with few large entries keeps a coarse
-// distribution.
+// kHadamard for d = 2^k m, m odd, is the product of three rounds
+// x -> (x D) (H_{2^k} (x) Q_m) / 2^(k/2), D being random signs, H the Hadamard matrix and Q_m a
+// Haar matrix of order m (1 for a power of two). Fewer would not do: after two, a vector with one
+// or two large entries still lies on a coarse lattice, whose angles fall on the boundaries of cells
+// (docs/design.md, "Dead ends").
 class Rotation {
  public:
-  // Throws std::invalid_argument unless head_dim is even, 2 .. 1024. Cost: head_dim^3 for kHaar.
+  // Throws std::invalid_argument unless head_dim is even, 2 .. 1024. Cost: head_dim^3 for kHaar,
+  // m^3 for kHadamard.
   Rotation(RotationKind kind, int head_dim, std::uint64_t seed)
       : kind_(kind), head_dim_(head_dim), seed_(seed) {
     if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0) {
@@ -144,7 +146,9 @@ class Rotation {
     } else if (kind == RotationKind::kHadamard) {
       while (d % (2 * hadamard_order_) == 0) hadamard_order_ *= 2;
       order_ = d / hadamard_order_;
-      for (int round = 0; round < 2; ++round) {
+      const double order = static_cast<double>(hadamard_order_);
+      scale_ = 1.0 / (order * std::sqrt(order));
+      for (int round = 0; round < kNumRounds; ++round) {
         std::vector<float> signs(d);
         for (float& sign : signs) sign = random.sign();
         rounds_.push_back(Round{signs, {}, {}});
@@ -194,7 +198,8 @@ class Rotation {
     scale(x);
   }
 
-  // The matrix S (or S^T) of kHaar, row-major, for the kernels that rotate many rows at once.
+  // The matrix S (or S^T) of kHaar, row-major, for the kernels that rotate many rows at once. Only
+  // for kHaar.
   const float* haar() const { return rounds_[0].matrix.data(); }
   const float* haar_transposed() const { return rounds_[0].transposed.data(); }
 
@@ -246,16 +251,19 @@ class Rotation {
     }
   }
 
-  // Two rounds of the unnormalised transform scale by 2^k: exact to undo.
+  // kNumRounds rounds of the unnormalised transform scale by 2^(kNumRounds k / 2).
   template <typename T>
   POLARQUANT_ALWAYS_INLINE void scale(T* x) const {
-    const T factor = T(1) / static_cast<T>(hadamard_order_);
+    const T factor = static_cast<T>(scale_);
     for (std::size_t i = 0; i < static_cast<std::size_t>(head_dim_); ++i) x[i] *= factor;
   }
+
+  static constexpr int kNumRounds = 3;
 
   RotationKind kind_;
   int head_dim_;
   std::uint64_t seed_;
+  double scale_ = 1.0;
   std::size_t hadamard_order_ = 1;  // 2^k
   std::size_t order_ = 1;           // m, or head_dim for kHaar
   std::vector<Round> rounds_;

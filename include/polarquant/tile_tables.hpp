@@ -112,6 +112,11 @@ struct TileTables {
   std::size_t num_query_lanes() const { return num_blocks * (combined ? 16 : 8); }
   std::size_t num_query_float_lanes() const { return num_blocks * 8; }
 
+  std::size_t memory_bytes() const {
+    return windows.size() * sizeof(Window) + nodes.size() * sizeof(Node) +
+           2 * cosines.size() * (sizeof(Lanes) + sizeof(FloatLanes));
+  }
+
   static std::int16_t to_fraction(double value) {
     return static_cast<std::int16_t>(std::lrint(std::min(value * 32768.0, 32767.0)));
   }

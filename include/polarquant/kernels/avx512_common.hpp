@@ -15,11 +15,24 @@
 #if POLARQUANT_X86
 #include <immintrin.h>
 
+// g++ 12 takes the deliberately undefined operand inside its own AVX-512 header for a mistake of
+// the caller (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#define POLARQUANT_AVX512_BEGIN                                                              \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") \
+      _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")
+#define POLARQUANT_AVX512_END _Pragma("GCC diagnostic pop")
+#else
+#define POLARQUANT_AVX512_BEGIN
+#define POLARQUANT_AVX512_END
+#endif
+
 #define POLARQUANT_TARGET_AVX512_TILES \
   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx512vnni,avx2,fma")))
 #define POLARQUANT_AVX512_INLINE \
   POLARQUANT_TARGET_AVX512_TILES __attribute__((always_inline)) inline
 
+POLARQUANT_AVX512_BEGIN
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace avx512 {
@@ -85,4 +98,5 @@ POLARQUANT_AVX512_INLINE __m512 load_radii(const std::byte* tile, std::size_t bl
 }  // namespace avx512
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
+POLARQUANT_AVX512_END
 #endif

@@ -16,6 +16,7 @@
 #if POLARQUANT_X86
 #include <immintrin.h>
 
+POLARQUANT_AVX512_BEGIN
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace avx512 {
@@ -191,4 +192,5 @@ POLARQUANT_TARGET_AVX512_TILES void score_tiles_fixed(const CodecTables& tables,
 }  // namespace avx512
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
+POLARQUANT_AVX512_END
 #endif

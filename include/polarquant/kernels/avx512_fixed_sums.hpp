@@ -15,6 +15,7 @@
 #if POLARQUANT_X86
 #include <immintrin.h>
 
+POLARQUANT_AVX512_BEGIN
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace avx512 {
@@ -191,4 +192,5 @@ POLARQUANT_TARGET_AVX512_TILES void accumulate_tiles_fixed(const CodecTables& ta
 }  // namespace avx512
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
+POLARQUANT_AVX512_END
 #endif
