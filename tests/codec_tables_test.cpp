@@ -112,9 +112,24 @@ TEST(CodecTablesTest, InverseRhoIsThatOfTheFormat) {
   EXPECT_NEAR(tables.inverse_rho, 1.0 / 0.98396, 1e-5);  // paper.md: rho .98396
 }
 
-TEST(CodecTablesTest, PreparedSizeIsATablePerPairOrTheQuery) {
+// In floats: a table per pair, or the query itself, in whole registers of 16; for the kernels on tiles
+// one register of scalars and whichever of their tables needs more, 16-bit or float.
+TEST(CodecTablesTest, PreparedSizeIsATablePerPairAndTheTablesOfTiles) {
+  // 4 + 2 bits: 16 registers of 16 bits per block of 16 coordinates, or 8 tables of 32 floats.
   const PolarFormat paper = PolarFormat::paper(128);
-  EXPECT_EQ(CodecTables(paper, offline_codebooks(paper)).prepared_size(), 64u * 16u);
+  EXPECT_EQ(CodecTables(paper, offline_codebooks(paper)).prepared_size(),
+            64u * 16u + 16u + 8u * 8u * 32u);
+  // 5 + 3 bits: 8 registers, or the same floats.
+  const PolarFormat deep = format_of(64, {5, 3, 3, 3, 3, 3});
+  EXPECT_EQ(CodecTables(deep, offline_codebooks(deep)).prepared_size(),
+            32u * 32u + 16u + 4u * 8u * 32u);
+}
+
+TEST(CodecTablesTest, PreparedSizeWithoutKernelsOnTilesIsATablePerPairOrTheQuery) {
+  const PolarFormat shallow = format_of(64, {4, 2, 2});
+  EXPECT_EQ(CodecTables(shallow, offline_codebooks(shallow)).prepared_size(), 32u * 16u);
+  const PolarFormat narrow = format_of(22, {3, 2, 2, 2}, {2, 2});
+  EXPECT_EQ(CodecTables(narrow, offline_codebooks(narrow)).prepared_size(), 96u);  // 11 * 8 = 88
   const PolarFormat plain = PolarFormat::uncompressed(128);
   EXPECT_EQ(CodecTables(plain, offline_codebooks(plain)).prepared_size(), 128u);
 }

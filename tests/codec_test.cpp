@@ -297,13 +297,13 @@ TEST(CodecTest, AnyDivisionIntoBatchesGivesTheSameBytes) {
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
     const PolarCodec<float> codec(
         format, make_rotation(random_rotation(random, format.head_dim), format.head_dim));
-    const std::vector<float> rows = gaussian_vector<float>(50 * d, random.next());
+    const std::vector<float> rows = gaussian_vector<float>(90 * d, random.next());
     const std::vector<std::byte> whole = encode_rows(codec, rows);
     std::vector<std::byte> pieces(whole.size());
     GuardedBytes scratch(codec.scratch_bytes());
-    for (std::size_t first = 0; first < 50;) {
+    for (std::size_t first = 0; first < 90;) {
       const std::size_t count =
-          std::min<std::size_t>(50 - first, static_cast<std::size_t>(random_int(random, 1, 20)));
+          std::min<std::size_t>(90 - first, static_cast<std::size_t>(random_int(random, 1, 40)));
       codec.encode(
           {rows.data() + first * d, count, d},
           {pieces.data() + first * codec.bytes_per_vector(), count, codec.bytes_per_vector()},
@@ -508,7 +508,7 @@ TYPED_TEST(CodecTypedTest, ANonFiniteEntryAnywhereIsReportedWithItsRow) {
     const std::vector<TypeParam> good = gaussian_vector<TypeParam>(35 * d, 15);
     const std::vector<std::byte> expected = encode_rows(codec, good);
     GuardedBytes scratch(codec.scratch_bytes());
-    for (const std::size_t row : {0u, 1u, 15u, 16u, 17u, 34u}) {
+    for (const std::size_t row : {0u, 1u, 31u, 32u, 33u, 34u}) {
       for (std::size_t column = 0; column < d; column += row == 1 ? 1 : 7) {
         for (const float bad : {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity()}) {
           std::vector<TypeParam> rows = good;
@@ -537,7 +537,7 @@ TEST(CodecTest, AFloat16RadiusThatOverflowsIsReportedWithItsRow) {
     const std::vector<float> good = gaussian_vector<float>(35 * 64, 17);
     const std::vector<std::byte> expected = encode_rows(codec, good);
     GuardedBytes scratch(codec.scratch_bytes());
-    for (const std::size_t row : {0u, 15u, 16u, 34u}) {
+    for (const std::size_t row : {0u, 31u, 32u, 34u}) {
       std::vector<float> rows = good;
       rows[row * 64 + 63] = 70000.0f;
       std::vector<std::byte> codes(35 * num_bytes, std::byte{0x77});
@@ -602,21 +602,21 @@ TYPED_TEST(CodecTypedTest, NoCallWritesBeyondScratchBytes) {
     const PolarCodec<TypeParam> codec(format,
                                       make_rotation(RotationKind::kHadamard, format.head_dim));
     const std::size_t num_bytes = codec.bytes_per_vector();
-    const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(17 * d, 1);
+    const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(33 * d, 1);
     GuardedBytes scratch(codec.scratch_bytes());
-    GuardedBytes codes(17 * num_bytes);
+    GuardedBytes codes(33 * num_bytes);
     GuardedBytes tile(polarquant::tile_bytes(num_bytes));
-    GuardedBytes decoded(17 * d * sizeof(Accumulator));
+    GuardedBytes decoded(33 * d * sizeof(Accumulator));
     GuardedBytes prepared(codec.prepared_size() * sizeof(Accumulator));
     Accumulator* const output = reinterpret_cast<Accumulator*>(decoded.data());
     Accumulator* const table = reinterpret_cast<Accumulator*>(prepared.data());
-    codec.encode({rows.data(), 17, d}, {codes.data(), 17, num_bytes}, scratch.data());
-    codec.decode({codes.data(), 17, num_bytes}, {output, 17, d}, scratch.data());
-    codec.encode_tile({rows.data(), 16, d}, 0, tile.data(), scratch.data());
-    codec.decode_tile(tile.data(), {output, 16, d}, scratch.data());
+    codec.encode({rows.data(), 33, d}, {codes.data(), 33, num_bytes}, scratch.data());
+    codec.decode({codes.data(), 33, num_bytes}, {output, 33, d}, scratch.data());
+    codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data());
+    codec.decode_tile(tile.data(), {output, kTileTokens, d}, scratch.data());
     codec.prepare_query(rows.data(), table, scratch.data());
-    codec.dot(table, codes.data() + 16 * num_bytes, scratch.data());
-    codec.accumulate(Accumulator(1), codes.data() + 16 * num_bytes, output, scratch.data());
+    codec.dot(table, codes.data() + 32 * num_bytes, scratch.data());
+    codec.accumulate(Accumulator(1), codes.data() + 32 * num_bytes, output, scratch.data());
     codec.finish(output, output + d);
     EXPECT_TRUE(scratch.guard_is_intact()) << format.description();
     EXPECT_TRUE(codes.guard_is_intact()) << format.description();
@@ -637,16 +637,16 @@ TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
                                       PolarFormat::uncompressed(96)}) {
       const PolarCodec<TypeParam> codec(format, make_rotation(kind, 96));
       const std::size_t num_bytes = codec.bytes_per_vector();
-      const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(20 * 96, 1);
-      std::vector<std::byte> codes(20 * num_bytes), tile(polarquant::tile_bytes(num_bytes));
-      std::vector<Accumulator> decoded(20 * 96), prepared(codec.prepared_size()), output(96);
+      const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(40 * 96, 1);
+      std::vector<std::byte> codes(40 * num_bytes), tile(polarquant::tile_bytes(num_bytes));
+      std::vector<Accumulator> decoded(40 * 96), prepared(codec.prepared_size()), output(96);
       GuardedBytes scratch(codec.scratch_bytes());
       EXPECT_EQ(
           count_allocations([&] {
-            codec.encode({rows.data(), 20, 96}, {codes.data(), 20, num_bytes}, scratch.data());
-            codec.encode_tile({rows.data(), 16, 96}, 0, tile.data(), scratch.data());
-            codec.decode({codes.data(), 20, num_bytes}, {decoded.data(), 20, 96}, scratch.data());
-            codec.decode_tile(tile.data(), {decoded.data(), 16, 96}, scratch.data());
+            codec.encode({rows.data(), 40, 96}, {codes.data(), 40, num_bytes}, scratch.data());
+            codec.encode_tile({rows.data(), 32, 96}, 0, tile.data(), scratch.data());
+            codec.decode({codes.data(), 40, num_bytes}, {decoded.data(), 40, 96}, scratch.data());
+            codec.decode_tile(tile.data(), {decoded.data(), 32, 96}, scratch.data());
             codec.prepare_query(rows.data(), prepared.data(), scratch.data());
             codec.dot(prepared.data(), codes.data(), scratch.data());
             codec.accumulate(Accumulator(1), codes.data(), decoded.data(), scratch.data());

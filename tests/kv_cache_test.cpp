@@ -115,7 +115,7 @@ TYPED_TEST(KVCacheTypedTest, CodesAreThoseOfTheCodec) {
   const polarquant::PolarCodec<TypeParam>& codec = cache.codec()->values;
   GuardedBytes scratch(codec.scratch_bytes());
   std::vector<std::byte> code(codec.bytes_per_vector());
-  for (const Index token : {0, 15, 16, 36}) {
+  for (const Index token : {0, 31, 32, 36}) {
     for (const int head : {0, 1}) {
       codec.encode({values.data() + token * 96 + head * 48, 1, 96}, {code.data(), 1, code.size()},
                    scratch.data());
@@ -130,7 +130,7 @@ TYPED_TEST(KVCacheTypedTest, AppendInPiecesIsAppendAtOnceByteForByte) {
   KVCache<TypeParam> whole(make_config()), pieces(make_config());
   whole.append(keys, values);
   Index first = 0;
-  for (const Index count : {0, 1, 1, 13, 16, 17, 33, 1, 200, 255, 63}) {
+  for (const Index count : {0, 1, 1, 29, 32, 33, 65, 1, 350, 88}) {
     pieces.append(keys.middleRows(first, count), values.middleRows(first, count));
     first += count;
   }
@@ -146,7 +146,7 @@ TYPED_TEST(KVCacheTypedTest, TruncateThenAppendIsNeverHavingAppended) {
   const RowMatrix<TypeParam> other_keys = gaussian_matrix<TypeParam>(50, 64, 5);
   const RowMatrix<TypeParam> other_values = gaussian_matrix<TypeParam>(50, 96, 6);
   const RowMatrix<TypeParam> queries = gaussian_matrix<TypeParam>(3, 192, 3);
-  for (const Index kept : {0, 1, 15, 16, 17, 256, 300, 600}) {
+  for (const Index kept : {0, 1, 31, 32, 33, 512, 550, 600}) {
     KVCache<TypeParam> truncated(make_config()), direct(make_config());
     truncated.append(keys, values);
     truncated.truncate(static_cast<std::size_t>(kept));
@@ -466,7 +466,7 @@ TEST(KVCacheMemoryTest, MemoryIsNeverMoreThanAPagePerHeadAndSideBeyondTheCodes) 
   for (std::size_t num_tokens = 1; num_tokens < 20000; num_tokens += 777) {
     cache.reserve(num_tokens);
     const std::size_t codes = num_tokens * cache.bytes_per_token();
-    const std::size_t page = 256 * cache.bytes_per_token();
+    const std::size_t page = 512 * cache.bytes_per_token();
     EXPECT_GE(cache.memory_bytes(), codes);
     EXPECT_LE(cache.memory_bytes(), empty + codes + codes / 500 + page + page / 500);
   }

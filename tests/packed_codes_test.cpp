@@ -148,14 +148,14 @@ TEST_P(Tile, positions_are_those_of_the_documented_formula) {
       const std::size_t k = byte / 2;
       const bool is_last_odd = num_bytes % 2 != 0 && byte == num_bytes - 1;
       const std::size_t expected =
-          is_last_odd ? 16 * (num_bytes - 1) + slot : (16 * k + slot) * 2 + byte % 2;
+          is_last_odd ? 32 * (num_bytes - 1) + slot : (32 * k + slot) * 2 + byte % 2;
       const std::size_t position = polarquant::detail::tile_position(num_bytes, slot, byte);
       ASSERT_EQ(position, expected);
       ASSERT_LT(position, polarquant::tile_bytes(num_bytes));
       seen.insert(position);
     }
   }
-  EXPECT_EQ(seen.size(), 16 * num_bytes);
+  EXPECT_EQ(seen.size(), 32 * num_bytes);
 }
 
 TEST_P(Tile, slots_return_what_was_written) {
@@ -191,7 +191,7 @@ TEST_P(Tile, writing_a_slot_leaves_the_others_alone) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, Tile, testing::Values(1, 2, 3, 26, 31, 52, 62, 63, 256));
 
-TEST(Tile, of_the_paper_has_992_bytes) { EXPECT_EQ(polarquant::tile_bytes(62), 992u); }
+TEST(Tile, of_the_paper_has_1984_bytes) { EXPECT_EQ(polarquant::tile_bytes(62), 1984u); }
 
 // Golden bytes ------------------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ TEST(Rotation, remembers_what_it_is_made_of) {
 
 TEST(Rotation, counts_its_memory) {
   EXPECT_EQ(Rotation(RotationKind::kNone, 128, 1).memory_bytes(), 0u);
-  EXPECT_EQ(Rotation(RotationKind::kHadamard, 128, 1).memory_bytes(), 2u * 128u * 4u);
+  EXPECT_EQ(Rotation(RotationKind::kHadamard, 128, 1).memory_bytes(), 3u * 128u * 4u);
   EXPECT_EQ(Rotation(RotationKind::kHaar, 128, 1).memory_bytes(), 2u * 128u * 128u * 4u);
 }
 
@@ -304,7 +304,8 @@ void expect_hadamard(Input input, double low, double high) {
   testing::Test::RecordProperty("relative_mse", std::to_string(quality.relative_mse.mean()));
 }
 
-// A single round would give 2.5 times the law on one-hot and 4.2 times on two-hot vectors.
+// A single round would give 2.5 times the law on one-hot and 4.2 times on two-hot vectors, and two
+// rounds more than 15 % on some widths; see CodecSparseTest for the widths beside 128.
 TEST(HadamardRotation, gaussian_vectors_cost_what_the_law_says) {
   expect_hadamard(Input::kGaussian, 0.99, 1.01);
 }

@@ -92,7 +92,8 @@ class Evaluator {
     row.expected_key_mse = kNone;
     row.expected_value_mse = kNone;
     row.layers = evaluate_layers(sample_, references_, make);
-    row.time = time_attend(timed_float16_, timed_float16_, shape(), timed_layer_);
+    row.time = time_attend(timed_float16_, timed_float16_, timed_float16_, shape(), timed_layer_);
+    row.time.fixed_point = kNone;
     return row;
   }
 
@@ -107,7 +108,7 @@ class Evaluator {
     row.expected_value_mse = values->expected_relative_mse();
     row.layers =
         evaluate_layers(sample_, references_, [&] { return CodecCache(shape(), keys, values); });
-    row.time = {kNone, kNone};
+    row.time = {kNone, kNone, kNone};
     return row;
   }
 
@@ -123,10 +124,15 @@ class Evaluator {
     row.expected_key_mse = formats.keys.expected_relative_mse();
     row.expected_value_mse = formats.values.expected_relative_mse();
     row.layers = evaluate_polar(sample_, references_, formats, options_.seed);
-    KVCache<float> timed(cache_config(shape(), formats, options_.seed));
-    fill_for_timing(timed, timed_layer_, options_.num_timing_tokens);
-    row.time = time_attend(timed, timed_float16_, shape(), timed_layer_);
-    result_.kernel_name = timed.kernel_name();
+    polarquant::KVCacheConfig config = cache_config(shape(), formats, options_.seed);
+    KVCache<float> exact(config);
+    config.arithmetic = polarquant::Arithmetic::kFixedPoint;
+    KVCache<float> fixed_point(config);
+    fill_for_timing(exact, timed_layer_, options_.num_timing_tokens);
+    fill_for_timing(fixed_point, timed_layer_, options_.num_timing_tokens);
+    row.time = time_attend(exact, fixed_point, timed_float16_, shape(), timed_layer_);
+    result_.exact_kernel = exact.kernel_name();
+    result_.fixed_point_kernel = fixed_point.kernel_name();
     return row;
   }
 

@@ -30,7 +30,8 @@ struct Row {
 struct Evaluation {
   std::vector<Row> rows;             // the first is uncompressed fp16
   std::vector<std::string> skipped;  // a sentence for each row that the sample's widths forbid
-  std::string kernel_name;           // the instruction set of the library's kernels
+  std::string exact_kernel;          // the library's kernels, as KVCache::kernel_name tells them
+  std::string fixed_point_kernel;
 };
 
 // A pair of formats for the polar cache.

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/ usr / bin / env python3
 """Draws what the demo wrote: angles.png and mse_vs_bits.png.
 
 usage: plot.py FOLDER
@@ -16,8 +16,8 @@ import numpy as np
 PLAIN = "#c9a06a"
 ROTATED = "#3b75af"
 LAW = "#111111"
-# Of each kind of row: its marker, colour, and where its label stands from it, in points. Labels of
-# full_depth stand below the curve, the others above it.
+#Of each kind of row : its marker, colour, and where its label stands from it, in points.Labels of
+#full_depth stand below the curve, the others above it.
 STYLES = {
     "q4_0": ({"marker": "D", "markersize": 7, "zorder": 3}, "#d4761c", (8, 1)),
     "scalar": (

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "polarquant/format.hpp"
+#include "polarquant/tile_pages.hpp"
 #include "text.hpp"
 
 namespace polarquant_demo {
@@ -19,18 +20,18 @@ void print_table(const Evaluation& evaluation) {
   std::vector<std::vector<std::string>> cells = {
       {"format", "bits per\ncoordinate", "bytes\nheld", "com-\npression", "MSE of\nkeys",
        "\nexpected", "MSE of\nvalues", "\nexpected", "score\nerror", "output\nerror",
-       "same\nstrongest", "ns per\ntoken", "fp16\nbeside"}};
+       "same\nstrongest", "ns per\ntoken", "same,\n16-bit", "fp16\nbeside"}};
   const double float16_bytes = static_cast<double>(evaluation.rows.front().mean.memory_bytes);
   for (const Row& row : evaluation.rows) {
     const double bytes = static_cast<double>(row.mean.memory_bytes);
-    cells.push_back({row.name, formatted("%.3f", row.bits_per_coordinate), formatted("%.0f", bytes),
-                     formatted("%.2fx", float16_bytes / bytes), formatted("%.3g", row.mean.key_mse),
-                     formatted("%.3g", row.expected_key_mse), formatted("%.3g", row.mean.value_mse),
-                     formatted("%.3g", row.expected_value_mse),
-                     formatted("%.4f", row.mean.score_error),
-                     formatted("%.2f%%", 100.0 * row.mean.output_error),
-                     formatted("%.1f%%", 100.0 * row.mean.same_strongest),
-                     formatted("%.1f", row.time.own), formatted("%.1f", row.time.float16)});
+    cells.push_back(
+        {row.name, formatted("%.3f", row.bits_per_coordinate), formatted("%.0f", bytes),
+         formatted("%.2fx", float16_bytes / bytes), formatted("%.3g", row.mean.key_mse),
+         formatted("%.3g", row.expected_key_mse), formatted("%.3g", row.mean.value_mse),
+         formatted("%.3g", row.expected_value_mse), formatted("%.4f", row.mean.score_error),
+         formatted("%.2f%%", 100.0 * row.mean.output_error),
+         formatted("%.1f%%", 100.0 * row.mean.same_strongest), formatted("%.1f", row.time.exact),
+         formatted("%.1f", row.time.fixed_point), formatted("%.1f", row.time.float16)});
   }
   print_columns(cells);
 }
@@ -60,7 +61,7 @@ void print_columns_meaning(const Sample& sample, const Evaluation& evaluation,
       "radii,\n"
       "                     divided by its width\n"
       "bytes held           what the caches of all layers have allocated; this library's allocate\n"
-      "                     pages of 256 tokens; the rotation and codebooks, which all caches of "
+      "                     pages of %zu tokens; the rotation and codebooks, which all caches of "
       "a\n"
       "                     model share, are not counted\n"
       "compression          the bytes held by fp16 divided by those of the row\n"
@@ -78,9 +79,11 @@ void print_columns_meaning(const Sample& sample, const Evaluation& evaluation,
       "                     (layer %s, repeated), kernels: %s; -: this baseline is written for "
       "its\n"
       "                     errors, its time would say nothing\n"
+      "same, 16-bit         the same with Arithmetic::kFixedPoint, kernels: %s\n"
       "fp16 beside          the same for our fp16 attention, in turns with the row's\n",
-      sample.shape.num_query_heads / sample.shape.num_kv_heads, options.num_timing_tokens,
-      sample.layers[sample.layers.size() / 2].name.c_str(), evaluation.kernel_name.c_str());
+      polarquant::detail::kPageTokens, sample.shape.num_query_heads / sample.shape.num_kv_heads,
+      options.num_timing_tokens, sample.layers[sample.layers.size() / 2].name.c_str(),
+      evaluation.exact_kernel.c_str(), evaluation.fixed_point_kernel.c_str());
 }
 
 const Row* find_row(const Evaluation& evaluation, const std::string& name) {
@@ -89,29 +92,37 @@ const Row* find_row(const Evaluation& evaluation, const std::string& name) {
   return row == evaluation.rows.end() ? nullptr : &*row;
 }
 
+struct Range {
+  double least = HUGE_VAL;
+  double most = 0.0;
+
+  void add(double value) {
+    least = std::min(least, value);
+    most = std::max(most, value);
+  }
+};
+
 // What the figures of this run say, in sentences; those whose rows are missing are left out.
 void print_reading(const Sample& sample, const Evaluation& evaluation) {
   std::printf("\nWhat to read from it:\n");
-  double least = HUGE_VAL;
-  double most = 0.0;
-  double fastest = HUGE_VAL;
-  double slowest = 0.0;
+  Range mse;
+  Range exact;
+  Range fixed_point;
   for (const Row& row : evaluation.rows) {
     if (!std::isnan(row.expected_key_mse)) {
       for (const double ratio :
            {row.mean.key_mse / row.expected_key_mse, row.mean.value_mse / row.expected_value_mse}) {
-        least = std::min(least, ratio);
-        most = std::max(most, ratio);
+        mse.add(ratio);
       }
     }
-    if (!std::isnan(row.time.own) && &row != &evaluation.rows.front()) {
-      fastest = std::min(fastest, row.time.own / row.time.float16);
-      slowest = std::max(slowest, row.time.own / row.time.float16);
+    if (!std::isnan(row.time.fixed_point)) {
+      exact.add(row.time.exact / row.time.float16);
+      fixed_point.add(row.time.fixed_point / row.time.float16);
     }
   }
-  if (most > 0.0) {
+  if (mse.most > 0.0) {
     std::printf("- The error is known before the data is: measured / expected is %.3f to %.3f.\n",
-                least, most);
+                mse.least, mse.most);
   }
   const Row* const paper = find_row(evaluation, "paper");
   const Row* const full = find_row(evaluation, "full_depth 3.25");
@@ -132,9 +143,11 @@ void print_reading(const Sample& sample, const Evaluation& evaluation) {
     std::printf("- %s has %.2f times the key MSE expected of full_depth at its %.3f bits.\n", name,
                 row->mean.key_mse / same.expected_relative_mse(), row->bits_per_coordinate);
   }
-  if (slowest > 0.0) {
-    std::printf("- Attention on the codes takes %.2f to %.2f times as long as on fp16.\n", fastest,
-                slowest);
+  if (exact.most > 0.0) {
+    std::printf(
+        "- Attention on the codes takes %.2f to %.2f times as long as on fp16, in 16 bits %.2f to\n"
+        "  %.2f times.\n",
+        exact.least, exact.most, fixed_point.least, fixed_point.most);
   }
 }
 
@@ -152,7 +165,7 @@ void write_table(const std::string& path, const Evaluation& evaluation) {
   std::vector<std::vector<std::string>> cells = {
       {"format", "bits_per_coordinate", "memory_bytes", "key_mse", "expected_key_mse", "value_mse",
        "expected_value_mse", "score_error", "output_error", "same_strongest", "ns_per_token",
-       "float16_ns_per_token", "is_full_depth"}};
+       "fixed_point_ns_per_token", "float16_ns_per_token", "is_full_depth"}};
   for (const Row& row : evaluation.rows) {
     cells.push_back(
         {row.name, formatted("%.9g", row.bits_per_coordinate),
@@ -160,8 +173,8 @@ void write_table(const std::string& path, const Evaluation& evaluation) {
          formatted("%.9g", row.expected_key_mse, ""), formatted("%.9g", row.mean.value_mse),
          formatted("%.9g", row.expected_value_mse, ""), formatted("%.9g", row.mean.score_error),
          formatted("%.9g", row.mean.output_error), formatted("%.9g", row.mean.same_strongest),
-         formatted("%.9g", row.time.own, ""), formatted("%.9g", row.time.float16, ""),
-         row.is_full_depth ? "1" : "0"});
+         formatted("%.9g", row.time.exact, ""), formatted("%.9g", row.time.fixed_point, ""),
+         formatted("%.9g", row.time.float16, ""), row.is_full_depth ? "1" : "0"});
   }
   write_csv(path, cells);
 }

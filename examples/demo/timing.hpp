@@ -14,7 +14,8 @@ namespace polarquant_demo {
 // Nanoseconds per cached token and KV head of one `attend` call with one query token: all query
 // heads of the KV head's group are served.
 struct AttendTime {
-  double own = 0.0;
+  double exact = 0.0;
+  double fixed_point = 0.0;  // the same codes with Arithmetic::kFixedPoint
   double float16 = 0.0;
 };
 
@@ -43,24 +44,23 @@ inline double median(std::vector<double> values) {
   return *middle;
 }
 
-// Medians of kNumRepetitions calls on each of two caches of equal length, turn by turn, so that
-// what else the machine does meets both.
+// Medians of kNumRepetitions calls on each of three caches of equal length, turn by turn, so that
+// what else the machine does meets all.
 template <typename Cache, typename Float16Cache>
-AttendTime time_attend(const Cache& cache, const Float16Cache& float16, const HeadShape& shape,
-                       const Layer& layer) {
+AttendTime time_attend(const Cache& exact, const Cache& fixed_point, const Float16Cache& float16,
+                       const HeadShape& shape, const Layer& layer) {
   constexpr int kNumRepetitions = 25;
   const RowMatrix<float> query = layer.queries.bottomRows(1);
-  std::vector<double> own;
-  std::vector<double> other;
-  seconds_of_attend(cache, query);  // The first call touches memory for the first time.
-  seconds_of_attend(float16, query);
-  for (int repetition = 0; repetition < kNumRepetitions; ++repetition) {
-    own.push_back(seconds_of_attend(cache, query));
-    other.push_back(seconds_of_attend(float16, query));
+  std::vector<double> seconds[3];
+  // The first turn touches memory for the first time, and does not count.
+  for (int repetition = 0; repetition <= kNumRepetitions; ++repetition) {
+    const double turn[3] = {seconds_of_attend(exact, query), seconds_of_attend(fixed_point, query),
+                            seconds_of_attend(float16, query)};
+    for (int i = 0; repetition > 0 && i < 3; ++i) seconds[i].push_back(turn[i]);
   }
   const double scale =
-      1e9 / (static_cast<double>(cache.num_tokens()) * static_cast<double>(shape.num_kv_heads));
-  return {scale * median(own), scale * median(other)};
+      1e9 / (static_cast<double>(exact.num_tokens()) * static_cast<double>(shape.num_kv_heads));
+  return {scale * median(seconds[0]), scale * median(seconds[1]), scale * median(seconds[2])};
 }
 
 }  // namespace polarquant_demo

@@ -1,4 +1,4 @@
-// The bytes of one compressed vector, and the tile that interleaves sixteen of them.
+// The bytes of one compressed vector, and the tile that interleaves 32 of them.
 #pragma once
 
 #include <cstddef>
@@ -94,11 +94,11 @@ class CodeLayout {
 
 // A tile holds the codes of kTileTokens vectors, 16-bit word k of all of them side by side:
 //
-//   byte 2 k of vector t      at  (16 k + t) * 2        k < num_bytes / 2
-//   byte 2 k + 1              at  (16 k + t) * 2 + 1
-//   the last byte, if odd     at  16 * (num_bytes - 1) + t
+//   byte 2 k of vector t      at  (32 k + t) * 2        k < num_bytes / 2
+//   byte 2 k + 1              at  (32 k + t) * 2 + 1
+//   the last byte, if odd     at  32 * (num_bytes - 1) + t
 //
-// so it has exactly 16 num_bytes bytes, and one load brings the same field of sixteen vectors.
+// so it has exactly 32 num_bytes bytes, and one load brings the same field of all its vectors.
 inline constexpr std::size_t kTileTokens = 32;
 
 inline std::size_t tile_bytes(std::size_t bytes_per_vector) {
