@@ -33,7 +33,8 @@ struct AttentionScratch {
     weights = arena.take<Accumulator>(kMaxRows * kPageTokens);
     sums = arena.take<Accumulator>(kMaxRows * codec.values.head_dim() * kTileTokens);
     total = arena.take<Accumulator>(codec.values.head_dim());
-    tile = {arena.take<Accumulator>(kTileTokens * width),
+    // Twice what one tile needs: kernels on tiles keep two or four rows in it.
+    tile = {arena.take<Accumulator>(2 * kTileTokens * width),
             arena.take<Accumulator>(kTileTokens * width),
             arena.take<std::uint8_t>(kTileTokens * width)};
     codec_scratch =

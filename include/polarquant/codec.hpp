@@ -141,7 +141,8 @@ class PolarCodec {
     });
   }
 
-  // The same into slots first_slot, first_slot + 1, .. of a tile; first_slot + rows.count <= 16.
+  // The same into slots first_slot, first_slot + 1, .. of a tile; first_slot + rows.count <=
+  // kTileTokens.
   EncodeResult encode_tile(Rows<const T> rows, std::size_t first_slot, std::byte* tile,
                            std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(first_slot + rows.count <= kTileTokens);
@@ -271,7 +272,7 @@ class PolarCodec {
     return true;
   }
 
-  // Encodes batches of up to sixteen rows, and gives each code to `store`.
+  // Encodes batches of up to a tile of rows, and gives each code to `store`.
   template <typename Store>
   EncodeResult encode_batches(Rows<const T> rows, const Scratch& work,
                               const Store& store) const noexcept {

@@ -9,6 +9,7 @@
 #include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/rows.hpp"
 #include "polarquant/tile_tables.hpp"
 #include "polarquant/version.hpp"
 
@@ -50,47 +51,65 @@ POLARQUANT_AVX512_INLINE void load_tables(const TileTables& tile_tables,
   }
 }
 
-// Adds to 8 running sums what 32 vectors contribute to one half of a block (a level-3 subtree).
-// weights: of the block, in 16 bits. windows: of the level-4 node, the level-3 node, its two
-// subtrees; `share` the level-4 cosines for the left half, sines for the right. Half a block at a
-// time, because 16 sums beside the tables are more than the registers hold.
-template <bool kCombined, bool kOdd>
+// Adds to 8 running sums of each of kRows rows what 32 vectors contribute to one half of a block (a
+// level-3 subtree). weights[row]: of the block, in 16 bits. windows: of the level-4 node, the
+// level-3 node, its two subtrees; `share` the level-4 cosines for the left half, sines for the
+// right. Half a block at a time, because 16 sums beside the tables are more than the registers
+// hold.
+template <bool kCombined, bool kOdd, std::size_t kRows>
 POLARQUANT_AVX512_INLINE void expand_half(const ExpansionTables<kCombined>& tables,
                                           const Window* windows, __m512i share,
-                                          const std::byte* tile, __m512i weights,
-                                          std::size_t num_words, __m512i* sums) {
-  const __m512i window4 = load_window<kOdd>(tile, windows[0], num_words);
-  const __m512i node = _mm512_mulhrs_epi16(weights, _mm512_permutexvar_epi16(window4, share));
+                                          const std::byte* tile, const __m512i* weights,
+                                          std::size_t num_words, __m512i (*sums)[8]) {
+  const __m512i part =
+      _mm512_permutexvar_epi16(load_window<kOdd>(tile, windows[0], num_words), share);
   const __m512i window3 = load_window<kOdd>(tile, windows[1], num_words);
+  __m512i node[kRows];
+#pragma GCC unroll 2
+  for (std::size_t row = 0; row < kRows; ++row) node[row] = _mm512_mulhrs_epi16(weights[row], part);
 #pragma GCC unroll 2
   for (std::size_t k = 0; k < 2; ++k) {
-    const __m512i w = _mm512_mulhrs_epi16(
-        node, _mm512_permutexvar_epi16(window3, k == 0 ? tables.cosines[2] : tables.sines[2]));
+    const __m512i subtree =
+        _mm512_permutexvar_epi16(window3, k == 0 ? tables.cosines[2] : tables.sines[2]);
+    __m512i w[kRows];
+#pragma GCC unroll 2
+    for (std::size_t row = 0; row < kRows; ++row) w[row] = _mm512_mulhrs_epi16(node[row], subtree);
     const __m512i window = load_window<kOdd>(tile, windows[2 + k], num_words);
     const __m512i second = _mm512_srlv_epi16(window, tables.second_shift);
     if (kCombined) {
 #pragma GCC unroll 4
       for (std::size_t i = 0; i < 4; ++i) {
-        sums[4 * k + i] = _mm512_dpwssd_epi32(
-            sums[4 * k + i], w,
-            _mm512_permutex2var_epi16(tables.coordinate[2 * i], i < 2 ? window : second,
-                                      tables.coordinate[2 * i + 1]));
+        const __m512i entry = _mm512_permutex2var_epi16(
+            tables.coordinate[2 * i], i < 2 ? window : second, tables.coordinate[2 * i + 1]);
+#pragma GCC unroll 2
+        for (std::size_t row = 0; row < kRows; ++row) {
+          sums[row][4 * k + i] = _mm512_dpwssd_epi32(sums[row][4 * k + i], w[row], entry);
+        }
       }
     } else {
       const __m512i third = _mm512_srlv_epi16(window, tables.third_shift);
-      const __m512i a = _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, tables.cosines[1]));
-      const __m512i b = _mm512_mulhrs_epi16(w, _mm512_permutexvar_epi16(second, tables.sines[1]));
-      sums[4 * k] =
-          _mm512_dpwssd_epi32(sums[4 * k], a, _mm512_permutexvar_epi16(window, tables.cosines[0]));
-      sums[4 * k + 1] = _mm512_dpwssd_epi32(sums[4 * k + 1], a,
-                                            _mm512_permutexvar_epi16(window, tables.sines[0]));
-      sums[4 * k + 2] = _mm512_dpwssd_epi32(sums[4 * k + 2], b,
-                                            _mm512_permutexvar_epi16(third, tables.cosines[0]));
-      sums[4 * k + 3] =
-          _mm512_dpwssd_epi32(sums[4 * k + 3], b, _mm512_permutexvar_epi16(third, tables.sines[0]));
+      const __m512i cosine2 = _mm512_permutexvar_epi16(second, tables.cosines[1]);
+      const __m512i sine2 = _mm512_permutexvar_epi16(second, tables.sines[1]);
+      const __m512i entries[4] = {_mm512_permutexvar_epi16(window, tables.cosines[0]),
+                                  _mm512_permutexvar_epi16(window, tables.sines[0]),
+                                  _mm512_permutexvar_epi16(third, tables.cosines[0]),
+                                  _mm512_permutexvar_epi16(third, tables.sines[0])};
+#pragma GCC unroll 2
+      for (std::size_t row = 0; row < kRows; ++row) {
+        const __m512i a = _mm512_mulhrs_epi16(w[row], cosine2);
+        const __m512i b = _mm512_mulhrs_epi16(w[row], sine2);
+#pragma GCC unroll 4
+        for (std::size_t i = 0; i < 4; ++i) {
+          sums[row][4 * k + i] =
+              _mm512_dpwssd_epi32(sums[row][4 * k + i], i < 2 ? a : b, entries[i]);
+        }
+      }
     }
   }
 }
+
+// Beyond it the scale's inverse, which comes back in, would be subnormal.
+inline constexpr float kLargestScale = 1e37f;
 
 // out[n] = weights times radii of block `block`, scaled to 16 bits, as much as two bounds allow: no
 // weight exceeds 16 bits, and no 32-bit lane, which sums the products of two tokens of each tile,
@@ -110,9 +129,13 @@ POLARQUANT_AVX512_INLINE float scale_weights(const std::byte* tiles, std::size_t
     }
   }
   const float max = _mm512_reduce_max_ps(largest);
-  if (!(max > 0.0f)) return 0.0f;
+  if (!(max > 0.0f)) {
+    for (std::size_t n = 0; n < num_tiles; ++n) _mm512_store_si512(out + n, _mm512_setzero_si512());
+    return 0.0f;
+  }
   const float lane_total = 2.0f * _mm512_reduce_max_ps(_mm512_max_ps(totals[0], totals[1]));
-  const float scale = std::min(32767.0f / max, 65000.0f / lane_total);
+  const float scale =
+      std::min({32767.0f / max, 65000.0f / std::min(lane_total, 3e38f), kLargestScale});
   const __m512 factor = _mm512_set1_ps(scale);
   for (std::size_t n = 0; n < num_tiles; ++n) {
     for (std::size_t half = 0; half < 2; ++half) {
@@ -123,26 +146,31 @@ POLARQUANT_AVX512_INLINE float scale_weights(const std::byte* tiles, std::size_t
                          _mm512_cvtepi32_epi16(rounded));
     }
   }
-  return 1.0f / (scale * 32768.0f);
+  return 1.0f / scale;
 }
 
-template <bool kCombined, bool kOdd>
+// For kRows rows of weights, which share the reading of the codes. node_weights: [kRows,
+// num_blocks, num_tiles].
+template <bool kCombined, bool kOdd, std::size_t kRows>
 POLARQUANT_TARGET_AVX512_TILES void accumulate_tiles_fixed(const CodecTables& tables,
                                                            const std::byte* tiles,
                                                            std::size_t num_tiles,
-                                                           const float* weights,
-                                                           Lanes* node_weights, float* sums) {
+                                                           Rows<const float> weights,
+                                                           Lanes* node_weights, Rows<float> sums) {
   const TileTables& tile_tables = tables.tile_tables;
   const std::size_t num_bytes = tables.layout.num_bytes();
   const std::size_t num_words = (num_bytes + 1) / 2;
   const std::size_t tile_size = tile_bytes(num_bytes);
+  const std::size_t row_size = tile_tables.num_blocks * num_tiles;
   const bool block_radii = tables.num_radii() == tile_tables.num_blocks;
   ExpansionTables<kCombined> expansion;
   load_tables<kCombined>(tile_tables, expansion);
-  float factor = 0.0f;
+  float factors[kRows] = {};
   if (!block_radii) {
-    factor = scale_weights(tiles, num_tiles, tile_size, 0, weights, node_weights);
-    if (factor == 0.0f) return;
+    for (std::size_t row = 0; row < kRows; ++row) {
+      factors[row] = scale_weights(tiles, num_tiles, tile_size, 0, weights.row(row),
+                                   node_weights + row * row_size);
+    }
     for (std::size_t k = tile_tables.nodes.size(); k-- > 0;) {
       const TileTables::Node& node = tile_tables.nodes[k];
       const Window window = make_window(node.window);
@@ -150,40 +178,54 @@ POLARQUANT_TARGET_AVX512_TILES void accumulate_tiles_fixed(const CodecTables& ta
       const __m512i sines = load(tile_tables.sines[node.table]);
       for (std::size_t n = 0; n < num_tiles; ++n) {
         const __m512i index = load_window<kOdd>(tiles + n * tile_size, window, num_words);
-        const __m512i weight = load(node_weights[node.target * num_tiles + n]);
-        _mm512_store_si512(node_weights + node.right * num_tiles + n,
-                           _mm512_mulhrs_epi16(weight, _mm512_permutexvar_epi16(index, sines)));
-        _mm512_store_si512(node_weights + node.left * num_tiles + n,
-                           _mm512_mulhrs_epi16(weight, _mm512_permutexvar_epi16(index, cosines)));
+        const __m512i cosine = _mm512_permutexvar_epi16(index, cosines);
+        const __m512i sine = _mm512_permutexvar_epi16(index, sines);
+        for (std::size_t row = 0; row < kRows; ++row) {
+          Lanes* const own = node_weights + row * row_size + n;
+          const __m512i weight = load(own[node.target * num_tiles]);
+          _mm512_store_si512(own + node.right * num_tiles, _mm512_mulhrs_epi16(weight, sine));
+          _mm512_store_si512(own + node.left * num_tiles, _mm512_mulhrs_epi16(weight, cosine));
+        }
       }
     }
   }
   for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
-    const Lanes* block_weights = node_weights + block * num_tiles;
-    if (block_radii) {
-      factor = scale_weights(tiles, num_tiles, tile_size, block, weights, node_weights);
-      block_weights = node_weights;
+    const std::size_t own_block = block_radii ? 0 : block;
+    for (std::size_t row = 0; block_radii && row < kRows; ++row) {
+      factors[row] = scale_weights(tiles, num_tiles, tile_size, block, weights.row(row),
+                                   node_weights + row * row_size);
     }
-    if (factor == 0.0f) continue;
-    const __m512 scale = _mm512_set1_ps(factor);
     for (std::size_t half = 0; half < 2; ++half) {
       const TileTables::Window* const all =
           tile_tables.windows.data() + block * TileTables::kWindowsPerBlock;
       const Window windows[4] = {make_window(all[6]), make_window(all[4 + half]),
                                  make_window(all[2 * half]), make_window(all[2 * half + 1])};
       const __m512i share = half == 0 ? expansion.cosines[3] : expansion.sines[3];
-      __m512i totals[8];
+      __m512i totals[kRows][8];
+#pragma GCC unroll 2
+      for (std::size_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 8
-      for (std::size_t i = 0; i < 8; ++i) totals[i] = _mm512_setzero_si512();
-      for (std::size_t n = 0; n < num_tiles; ++n) {
-        expand_half<kCombined, kOdd>(expansion, windows, share, tiles + n * tile_size,
-                                     load(block_weights[n]), num_words, totals);
+        for (std::size_t i = 0; i < 8; ++i) totals[row][i] = _mm512_setzero_si512();
       }
+      for (std::size_t n = 0; n < num_tiles; ++n) {
+        __m512i block_weights[kRows];
+#pragma GCC unroll 2
+        for (std::size_t row = 0; row < kRows; ++row) {
+          block_weights[row] = load(node_weights[row * row_size + own_block * num_tiles + n]);
+        }
+        expand_half<kCombined, kOdd, kRows>(expansion, windows, share, tiles + n * tile_size,
+                                            block_weights, num_words, totals);
+      }
+#pragma GCC unroll 2
+      for (std::size_t row = 0; row < kRows; ++row) {
+        const __m512 factor = _mm512_set1_ps(factors[row]);
 #pragma GCC unroll 8
-      for (std::size_t i = 0; i < 8; ++i) {
-        float* const sum = sums + (block * 16 + half * 8 + i) * kTileTokens;
-        _mm512_storeu_ps(
-            sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals[i]), scale, _mm512_loadu_ps(sum)));
+        for (std::size_t i = 0; i < 8; ++i) {
+          float* const sum = sums.row(row) + (block * 16 + half * 8 + i) * kTileTokens;
+          const __m512 total =
+              _mm512_mul_ps(_mm512_cvtepi32_ps(totals[row][i]), _mm512_set1_ps(0x1p-15f));
+          _mm512_storeu_ps(sum, _mm512_fmadd_ps(total, factor, _mm512_loadu_ps(sum)));
+        }
       }
     }
   }

@@ -22,7 +22,7 @@ namespace loops {
 // Working memory for one tile.
 template <typename T>
 struct TileScratch {
-  T* values;              // [head_dim, kTileTokens]: the tree while it is folded or unfolded
+  T* values;              // [2, head_dim, kTileTokens]: the tree while it is folded or unfolded
   T* radii;               // [num_radii, kTileTokens]
   std::uint8_t* indices;  // [num_angles, kTileTokens]
 };
@@ -220,7 +220,7 @@ POLARQUANT_ALWAYS_INLINE void expand_vectors(const CodecTables& tables,
   }
 }
 
-// scores[row * stride + 16 n + t] = <query of row, vector t of tile n>. Each tile is unpacked once
+// scores[row][kTileTokens n + t] = <query of row, vector t of tile n>. Each tile is unpacked once
 // for all rows.
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void score_tiles(const CodecTables& tables, const std::byte* tiles,
@@ -235,8 +235,8 @@ POLARQUANT_ALWAYS_INLINE void score_tiles(const CodecTables& tables, const std::
   }
 }
 
-// sums[row][i * 16 + t] += sum over tiles of weights[row][16 n + t] * coordinate i of vector t. The
-// sixteen lanes are added up once, at the end, by reduce_lanes.
+// sums[row][i * kTileTokens + t] += sum over tiles of weights[row][kTileTokens n + t] * coordinate
+// i of vector t. The lanes are added up once, at the end, by reduce_lanes.
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void accumulate_tiles(const CodecTables& tables, const std::byte* tiles,
                                                std::size_t num_tiles, Rows<const T> weights,
