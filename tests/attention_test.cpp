@@ -102,7 +102,7 @@ void expect_attention_of_decoded(const KVCacheConfig& config, Index num_tokens, 
 template <typename T>
 class AttentionTest : public testing::Test {};
 using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(AttentionTest, ElementTypes);
+TYPED_TEST_SUITE(AttentionTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
 
 TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForEveryLength) {
   for (const Index num_tokens : {0, 1, 31, 32, 33, 511, 512, 513, 1100}) {

@@ -1,5 +1,5 @@
 // The distortion of the codec against the exact formulas, from both sides: paper.md's tables, every
-// meaning of the radius, random formats, and rotations of vectors that are not Gaussian.
+// meaning of the radius, random formats.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -199,40 +199,6 @@ TEST(CodecDistortionTest, RandomFormatsObeyTheirExpectedDistortion) {
     EXPECT_LT(tolerance, 0.1 * expected + 1e-5);  // Or the line above says nothing.
   }
 }
-
-// One-hot, two-hot and outlier vectors under the Hadamard rotation: at most 1.15 times the law.
-class CodecHadamardTest : public testing::TestWithParam<int> {};
-
-TEST_P(CodecHadamardTest, SparseVectorsStayNearTheLaw) {
-  const int num_outliers = GetParam();
-  const PolarFormat format = PolarFormat::paper(128);
-  Distortion distortion;
-  for (std::uint64_t seed = 0; seed < 20; ++seed) {
-    const PolarCodec<float> codec(format, make_rotation(RotationKind::kHadamard, 128, seed));
-    Random random(seed + 1000);
-    std::vector<float> rows(128 * 128, 0.0f);
-    if (num_outliers > 2) rows = gaussian_vector<float>(rows.size(), seed);
-    for (std::size_t row = 0; row < 128; ++row) {
-      rows[row * 128 + row] = num_outliers > 2 ? 30.0f : 1.0f;
-      for (int other = 1; other < num_outliers; ++other) {
-        const std::size_t column =
-            (row + static_cast<std::size_t>(random_int(random, 1, 127))) % 128;
-        rows[row * 128 + column] = (num_outliers > 2 ? 30.0f : 1.0f) * random.sign();
-      }
-    }
-    const std::vector<float> decoded = decode_rows(codec, encode_rows(codec, rows));
-    for (std::size_t i = 0; i < rows.size(); i += 128) {
-      distortion.add(rows.data() + i, decoded.data() + i, 128);
-    }
-  }
-  const double ratio = distortion.relative_mse.mean() / format.expected_relative_mse();
-  RecordProperty("ratio", std::to_string(ratio));
-  EXPECT_GT(ratio, 0.85);
-  EXPECT_LT(ratio, 1.15);
-}
-
-INSTANTIATE_TEST_SUITE_P(NumOutliers, CodecHadamardTest, testing::Values(1, 2, 3),
-                         testing::PrintToStringParamName());
 
 // ---- Radius meanings, vector by vector ----
 

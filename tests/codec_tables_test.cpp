@@ -32,9 +32,9 @@ int table_index(const AngleTable& table, bool circular, double psi) {
   const float y = static_cast<float>(std::sin(psi));
   std::uint8_t index = 0xff;
   if (circular) {
-    polarquant::detail::loops::quantize_circle(table, &x, &y, 1, &index);
+    polarquant::detail::loops::quantize_circle<1>(table, &x, &y, &index);
   } else {
-    polarquant::detail::loops::quantize_quadrant(table, &x, &y, 1, &index);
+    polarquant::detail::loops::quantize_quadrant<1>(table, &x, &y, &index);
   }
   return index;
 }
@@ -83,7 +83,7 @@ TEST(AngleTableTest, TheAxesFallIntoTheCellsThatBeginThere) {
   const float xs[] = {1.0f, 0.0f, -1.0f, 0.0f};
   const float ys[] = {0.0f, 1.0f, 0.0f, -1.0f};
   std::uint8_t indices[4];
-  polarquant::detail::loops::quantize_circle(table, xs, ys, 4, indices);
+  polarquant::detail::loops::quantize_circle<4>(table, xs, ys, indices);
   // A boundary itself may go to either side, by one cell.
   for (int quadrant = 0; quadrant < 4; ++quadrant) {
     const int before = (quadrant + 3) % 4;
@@ -112,8 +112,8 @@ TEST(CodecTablesTest, InverseRhoIsThatOfTheFormat) {
   EXPECT_NEAR(tables.inverse_rho, 1.0 / 0.98396, 1e-5);  // paper.md: rho .98396
 }
 
-// In floats: a table per pair, or the query itself, in whole registers of 16; for the kernels on tiles
-// one register of scalars and whichever of their tables needs more, 16-bit or float.
+// In floats: a table per pair, or the query itself, in whole registers of 16; for the kernels on
+// tiles one register of scalars and whichever of their tables needs more, 16-bit or float.
 TEST(CodecTablesTest, PreparedSizeIsATablePerPairAndTheTablesOfTiles) {
   // 4 + 2 bits: 16 registers of 16 bits per block of 16 coordinates, or 8 tables of 32 floats.
   const PolarFormat paper = PolarFormat::paper(128);

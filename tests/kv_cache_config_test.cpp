@@ -50,6 +50,27 @@ TEST(KVCodecTest, KeysAndValuesOfDifferentWidthsHaveRotationsOfTheSameKindAndSee
   }
 }
 
+TEST(KVCodecTest, MemoryCountsASharedRotationOnce) {
+  KVCacheConfig config;
+  config.key_format = PolarFormat::paper(64);
+  config.value_format = PolarFormat::full_depth(64, 3.25);
+  const KVCodec<float> shared(config);
+  EXPECT_EQ(shared.memory_bytes() + shared.keys.rotation().memory_bytes(),
+            shared.keys.memory_bytes() + shared.values.memory_bytes());
+  config.value_format = PolarFormat::paper(96);
+  const KVCodec<float> separate(config);
+  EXPECT_EQ(separate.memory_bytes(), separate.keys.memory_bytes() + separate.values.memory_bytes());
+}
+
+TEST(KVCodecTest, TheArithmeticOfTheConfigIsThatOfBothSides) {
+  KVCacheConfig config;
+  EXPECT_EQ(config.arithmetic, polarquant::Arithmetic::kExact);
+  config.arithmetic = polarquant::Arithmetic::kFixedPoint;
+  const KVCodec<float> codec(config);
+  EXPECT_EQ(codec.keys.arithmetic(), polarquant::Arithmetic::kFixedPoint);
+  EXPECT_EQ(codec.values.arithmetic(), polarquant::Arithmetic::kFixedPoint);
+}
+
 TEST(KVCodecTest, TheSeedDecidesTheCodes) {
   KVCacheConfig config;
   config.key_format = PolarFormat::paper(64);

@@ -1,20 +1,16 @@
 #include "polarquant/kv_cache.hpp"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <Eigen/Core>
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
-#include <fstream>
 #include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "count_allocations.hpp"
-#include "test_util.hpp"
+#include "kv_cache_test_util.hpp"
 
 namespace {
 
@@ -22,47 +18,12 @@ using Eigen::Index;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::PolarFormat;
-using polarquant::RotationKind;
 using polarquant::RowMatrix;
-using polarquant::Rows;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::count_allocations;
+using polarquant_test::all_codes;
+using polarquant_test::filled_cache;
 using polarquant_test::gaussian_matrix;
 using polarquant_test::GuardedBytes;
-using polarquant_test::kSanitized;
-
-// Keys 32 wide, values 48, two KV heads, six query heads; odd and even numbers of bytes.
-KVCacheConfig make_config() {
-  KVCacheConfig config;
-  config.num_kv_heads = 2;
-  config.num_query_heads = 6;
-  config.key_format = PolarFormat::full_depth(32, 3.5);
-  config.value_format = PolarFormat::paper(48);
-  config.rotation = RotationKind::kHaar;
-  config.seed = 3;
-  return config;
-}
-
-template <typename T>
-std::vector<std::byte> all_codes(const KVCache<T>& cache) {
-  std::vector<std::byte> codes;
-  for (std::size_t token = 0; token < cache.num_tokens(); ++token) {
-    for (int head = 0; head < cache.config().num_kv_heads; ++head) {
-      for (const std::vector<std::byte>& code :
-           {cache.key_code(head, token), cache.value_code(head, token)}) {
-        codes.insert(codes.end(), code.begin(), code.end());
-      }
-    }
-  }
-  return codes;
-}
-
-template <typename T>
-KVCache<T> filled_cache(Index num_tokens) {
-  KVCache<T> cache(make_config());
-  cache.append(gaussian_matrix<T>(num_tokens, 64, 1), gaussian_matrix<T>(num_tokens, 96, 2));
-  return cache;
-}
+using polarquant_test::make_config;
 
 // ---- The README's first example, statement for statement ----
 
@@ -106,7 +67,7 @@ TEST(KVCacheContractTest, TheFirstExampleRunsAsPrinted) {
 template <typename T>
 class KVCacheTypedTest : public testing::Test {};
 using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(KVCacheTypedTest, ElementTypes);
+TYPED_TEST_SUITE(KVCacheTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
 
 // The cache's bytes are the codec's, so that a code can move between the two.
 TYPED_TEST(KVCacheTypedTest, CodesAreThoseOfTheCodec) {
@@ -293,101 +254,6 @@ TEST(KVCacheTest, MovingKeepsEverything) {
   EXPECT_EQ(assigned.num_tokens(), 301u);
 }
 
-// ---- The twins on plain pointers ----
-
-// A cache filled by one call on Rows with strides, and memory for what it gives.
-template <typename T>
-class RowsTwin {
- public:
-  using Accumulator = AccumulatorOf<T>;
-
-  RowsTwin() : cache_(make_config()), scratch_(cache_.scratch_bytes()) {
-    cache_.reserve(300);
-    for (Index token = 0; token < 300; ++token) {
-      for (Index i = 0; i < 64; ++i) keys_(token, i) = given_keys_(token, i);
-      for (Index i = 0; i < 96; ++i) values_(token, i) = given_values_(token, i);
-    }
-  }
-
-  void append() {
-    result_ = cache_.append({keys_.data(), 300, 70}, {values_.data(), 300, 99}, scratch_.data());
-  }
-  void attend() {
-    cache_.attend({queries_.data(), 5, 192}, {output_.data(), 5, 300}, scratch_.data());
-  }
-  void score() {
-    cache_.attention_scores({queries_.data(), 5, 192}, {scores_.data(), 30, 310}, scratch_.data());
-  }
-  void decode() {
-    cache_.decode_keys(1, {decoded_keys_.data(), 300, 40}, scratch_.data());
-    cache_.decode_values(1, {decoded_values_.data(), 300, 50}, scratch_.data());
-  }
-
-  const RowMatrix<T> given_keys_ = gaussian_matrix<T>(300, 64, 1);
-  const RowMatrix<T> given_values_ = gaussian_matrix<T>(300, 96, 2);
-  const RowMatrix<T> queries_ = gaussian_matrix<T>(5, 192, 3);
-  RowMatrix<T> keys_ = RowMatrix<T>::Constant(300, 70, T(0.0f));
-  RowMatrix<T> values_ = RowMatrix<T>::Constant(300, 99, T(0.0f));
-  RowMatrix<Accumulator> output_ = RowMatrix<Accumulator>::Constant(5, 300, Accumulator(77));
-  RowMatrix<Accumulator> scores_ = RowMatrix<Accumulator>::Constant(30, 310, Accumulator(77));
-  RowMatrix<Accumulator> decoded_keys_ = RowMatrix<Accumulator>::Constant(300, 40, Accumulator(77));
-  RowMatrix<Accumulator> decoded_values_ =
-      RowMatrix<Accumulator>::Constant(300, 50, Accumulator(77));
-  KVCache<T> cache_;
-  GuardedBytes scratch_;
-  polarquant::AppendResult result_;
-};
-
-TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsGiveWhatTheCallsOnMatricesGive) {
-  RowsTwin<TypeParam> twin;
-  KVCache<TypeParam> cache(make_config());
-  cache.append(twin.given_keys_, twin.given_values_);
-  twin.append();
-  twin.attend();
-  twin.score();
-  twin.decode();
-  EXPECT_EQ(twin.result_.failure, polarquant::EncodeFailure::kNone);
-  EXPECT_EQ(all_codes(twin.cache_), all_codes(cache));
-  EXPECT_EQ(twin.output_.leftCols(288), cache.attend(twin.queries_));
-  EXPECT_EQ(twin.scores_.leftCols(300), cache.attention_scores(twin.queries_));
-  EXPECT_EQ(twin.decoded_keys_.leftCols(32), cache.decode_keys(1));
-  EXPECT_EQ(twin.decoded_values_.leftCols(48), cache.decode_values(1));
-}
-
-TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsWriteNothingElse) {
-  RowsTwin<TypeParam> twin;
-  twin.append();
-  twin.attend();
-  twin.score();
-  twin.decode();
-  EXPECT_TRUE((twin.output_.rightCols(12).array() == 77).all());
-  EXPECT_TRUE((twin.scores_.rightCols(10).array() == 77).all());
-  EXPECT_TRUE((twin.decoded_keys_.rightCols(8).array() == 77).all());
-  EXPECT_TRUE((twin.decoded_values_.rightCols(2).array() == 77).all());
-  EXPECT_TRUE(twin.scratch_.guard_is_intact());
-}
-
-TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsAllocateNothing) {
-  RowsTwin<TypeParam> twin;
-  EXPECT_EQ(count_allocations([&] { twin.append(); }), 0u);
-  EXPECT_EQ(count_allocations([&] { twin.attend(); }), 0u);
-  EXPECT_EQ(count_allocations([&] { twin.score(); }), 0u);
-  EXPECT_EQ(count_allocations([&] { twin.decode(); }), 0u);
-  EXPECT_EQ(twin.cache_.num_tokens(), 300u);
-}
-
-TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsAreNoexcept) {
-  using Cache = KVCache<TypeParam>;
-  using In = Rows<const TypeParam>;
-  using Out = Rows<AccumulatorOf<TypeParam>>;
-  std::byte* const scratch = nullptr;
-  static_assert(noexcept(std::declval<Cache&>().append(In{}, In{}, scratch)));
-  static_assert(noexcept(std::declval<const Cache&>().attend(In{}, Out{}, scratch)));
-  static_assert(noexcept(std::declval<const Cache&>().attention_scores(In{}, Out{}, scratch)));
-  static_assert(noexcept(std::declval<const Cache&>().decode_keys(0, Out{}, scratch)));
-  static_assert(noexcept(std::declval<const Cache&>().decode_values(0, Out{}, scratch)));
-}
-
 // ---- Threads ----
 
 TEST(KVCacheTest, ConstCallsFromTwoThreadsGiveWhatOneThreadGets) {
@@ -410,66 +276,6 @@ TEST(KVCacheTest, ConstCallsFromTwoThreadsGiveWhatOneThreadGets) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_TRUE(equal[0]);
   EXPECT_TRUE(equal[1]);
-}
-
-// ---- Memory ----
-
-std::size_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  std::size_t total = 0;
-  std::size_t resident = 0;
-  file >> total >> resident;
-  return resident * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-}
-
-KVCacheConfig paper_config() {
-  KVCacheConfig config;
-  config.num_kv_heads = 8;
-  config.num_query_heads = 8;
-  config.key_format = PolarFormat::paper(128);
-  config.value_format = PolarFormat::paper(128);
-  config.rotation = RotationKind::kHadamard;
-  return config;
-}
-
-// 100,000 tokens of 8 KV heads at 62 bytes a vector: 99.2 MB.
-TEST(KVCacheMemoryTest, MemoryBytesIsTheCodesAndOnePercentAtMostMore) {
-  const std::size_t num_tokens = 100000;
-  const std::size_t num_pieces = kSanitized ? 1 : 100;
-  KVCache<float> cache(paper_config());
-  const RowMatrix<float> keys = gaussian_matrix<float>(1000, 1024, 1);
-  const RowMatrix<float> values = gaussian_matrix<float>(1000, 1024, 2);
-  cache.append(keys, values);  // What the first call allocates by the way is not the cache's.
-  cache.truncate(0);
-
-  const std::size_t memory_before = cache.memory_bytes();
-  const std::size_t resident_before = resident_bytes();
-  for (std::size_t piece = 0; piece < num_pieces; ++piece) cache.append(keys, values);
-  cache.reserve(num_tokens);
-  const std::size_t resident_growth = resident_bytes() - resident_before;
-  const std::size_t memory_growth = cache.memory_bytes() - memory_before;
-
-  EXPECT_EQ(cache.num_tokens(), 1000 * num_pieces);
-  const double codes = 100000.0 * 8 * 2 * 62;
-  EXPECT_GE(static_cast<double>(cache.memory_bytes()), codes);
-  EXPECT_LE(static_cast<double>(cache.memory_bytes()), 1.01 * codes);
-  RecordProperty("memory_bytes", std::to_string(cache.memory_bytes()));
-  RecordProperty("resident_growth", std::to_string(resident_growth));
-  if (kSanitized) return;  // The sanitizer's own memory would be measured with it.
-  EXPECT_NEAR(static_cast<double>(resident_growth) / static_cast<double>(memory_growth), 1.0, 0.03);
-}
-
-// Growth by doubling would hold up to twice the codes.
-TEST(KVCacheMemoryTest, MemoryIsNeverMoreThanAPagePerHeadAndSideBeyondTheCodes) {
-  KVCache<float> cache(paper_config());
-  const std::size_t empty = cache.memory_bytes();
-  for (std::size_t num_tokens = 1; num_tokens < 20000; num_tokens += 777) {
-    cache.reserve(num_tokens);
-    const std::size_t codes = num_tokens * cache.bytes_per_token();
-    const std::size_t page = 512 * cache.bytes_per_token();
-    EXPECT_GE(cache.memory_bytes(), codes);
-    EXPECT_LE(cache.memory_bytes(), empty + codes + codes / 500 + page + page / 500);
-  }
 }
 
 }  // namespace

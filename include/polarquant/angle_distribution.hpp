@@ -165,7 +165,7 @@ class AngleDistribution {
     });
   }
 
-  // The angle of the peak, by bisection on its tangent.
+  // The angle of the peak, by bisection on its sine.
   double mode() const {
     double low = 0.0;
     double high = detail::kHalfPi;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "polarquant/codec.hpp"
 #include "polarquant/kv_cache_config.hpp"
@@ -15,6 +16,13 @@
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
+
+// Some of the KV heads, so that threads can share the work of one call.
+struct HeadRange {
+  std::size_t first = 0;
+  std::size_t count = 0;
+};
+
 namespace detail {
 
 // Query rows (a query and one of the heads that share a KV head) that share one pass over the
@@ -88,6 +96,10 @@ class HeadAttention {
         const std::size_t num_scores = std::min(kPageTokens, num_tokens_ - token);
         score_page(token, num_scores, count, work);
         for (std::size_t row = 0; row < count; ++row) {
+          if (!is_finite(queries, first + row)) {
+            std::fill_n(work.weights + row * kPageTokens, num_scores,
+                        std::numeric_limits<Accumulator>::quiet_NaN());
+          }
           std::copy_n(
               work.weights + row * kPageTokens, num_scores,
               scores.row(query_of(first + row) * num_query_heads + head_of(first + row)) + token);
@@ -99,6 +111,16 @@ class HeadAttention {
  private:
   std::size_t query_of(std::size_t row) const { return row / group_size_; }
   std::size_t head_of(std::size_t row) const { return kv_head_ * group_size_ + row % group_size_; }
+
+  bool is_finite(Rows<const T> queries, std::size_t row) const noexcept {
+    const T* const query = queries.row(query_of(row)) + head_of(row) * codec_.keys.head_dim();
+    bool finite = true;
+    for (std::size_t i = 0; i < codec_.keys.head_dim(); ++i) {
+      finite &=
+          std::abs(static_cast<Accumulator>(query[i])) <= std::numeric_limits<Accumulator>::max();
+    }
+    return finite;
+  }
 
   void prepare_rows(Rows<const T> queries, std::size_t first, std::size_t count, Accumulator scale,
                     const AttentionScratch<T>& work) const noexcept {
@@ -122,10 +144,10 @@ class HeadAttention {
 
   // Turns the logits of one page into softmax weights, those beyond `visible` into 0, and shrinks
   // what has been summed so far if the maximum rises.
-  void weigh_page(OnlineSoftmax<Accumulator>& softmax, std::size_t visible, std::size_t num_scores,
+  void weigh_page(OnlineSoftmax<Accumulator>& softmax, std::size_t visible, std::size_t num_slots,
                   Accumulator* weights, Accumulator* sums) const noexcept {
     const PolarCodec<T>& codec = codec_.values;
-    std::fill(weights + visible, weights + num_scores, Accumulator(0));
+    std::fill(weights + visible, weights + num_slots, Accumulator(0));
     if (visible == 0) return;
     const Accumulator factor = softmax.raise_maximum(codec.kernels().maximum(weights, visible));
     if (factor != Accumulator(1)) {
@@ -165,8 +187,12 @@ class HeadAttention {
                                        {work.sums, count, sums_size});
     }
     for (std::size_t row = 0; row < count; ++row) {
-      codec.kernels().reduce_lanes(work.sums + row * sums_size, codec.head_dim(),
-                                   softmax[row].normalizer(), work.total);
+      // Fixed point knows no NaN, and a softmax of NaN has no weights: it is said here.
+      const Accumulator normalizer = is_finite(queries, first + row)
+                                         ? softmax[row].normalizer()
+                                         : std::numeric_limits<Accumulator>::quiet_NaN();
+      codec.kernels().reduce_lanes(work.sums + row * sums_size, codec.head_dim(), normalizer,
+                                   work.total);
       codec.finish(work.total,
                    output.row(query_of(first + row)) + head_of(first + row) * codec.head_dim());
     }

@@ -1,4 +1,5 @@
-// Codebooks for angles: the 1-D k-means optimum, of a known law (offline) or of samples (online).
+// Codebooks for angles: the 1-D k-means optimum of a known law (offline), or k-means on samples
+// (online).
 #pragma once
 
 #include <algorithm>

@@ -2,6 +2,7 @@
 // weighted sums straight from the codes.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -122,8 +123,11 @@ class PolarCodec {
 
   Arithmetic arithmetic() const { return arithmetic_; }
 
-  // The kernels that run: an instruction set ("scalar", "avx2", "avx512"), and ", 16-bit" if scores
-  // and weighted sums run in fixed point.
+  // The kernels that run: "scalar", "avx2" or "avx512", the loops compiled for that instruction
+  // set; or "avx512 tiles" or "avx512 tiles, 16-bit", whose scores and weighted sums have kernels
+  // of their own, 5 to 9 times as fast. Those need T other than double and a format as TileTables
+  // wants it: head_dim a multiple of 16, bfloat16 radii, at least 4 levels (full depth or blocks of
+  // 16), at most 5 bits per angle.
   const char* kernel_name() const { return kernels_.name; }
 
   // Bytes of scratch that any one call below needs.
@@ -132,7 +136,8 @@ class PolarCodec {
   // Encodes rows [rows.count, head_dim] of T to codes, row i to codes.row(i) (stride in bytes).
   // Stops at the first row that cannot be encoded and says so; the codes of the rows before it are
   // valid. A zero vector becomes a code that decodes to exact zeros, and so does one whose largest
-  // entry is below 2^-160. Equal values give equal bytes whatever T, the machine and the batch are.
+  // entry is below 2^-160 (unless uncompressed). Equal values give equal bytes whatever T, the
+  // machine and the batch are.
   EncodeResult encode(Rows<const T> rows, Rows<std::byte> codes,
                       std::byte* scratch) const noexcept {
     const Scratch work(tables_, scratch);
@@ -147,10 +152,16 @@ class PolarCodec {
                            std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(first_slot + rows.count <= kTileTokens);
     const Scratch work(tables_, scratch);
-    const auto store = [this, first_slot, tile](std::size_t row, const std::byte* code) {
-      write_tile_slot(tile, bytes_per_vector(), first_slot + row, code);
-    };
-    return encode_batches(rows, work, store);
+    if (rows.count == kTileTokens && !format().is_uncompressed() &&
+        load_rows(rows, kTileTokens, work) == kTileTokens &&
+        kernels_.encode_tile(tables_, *rotation_, work.scales, work.encode, tile)) {
+      return {rows.count, EncodeFailure::kNone};
+    }
+    const std::size_t num_bytes = bytes_per_vector();
+    return encode_batches(rows, work,
+                          [tile, first_slot, num_bytes](std::size_t row, const std::byte* code) {
+                            write_tile_slot(tile, num_bytes, first_slot + row, code);
+                          });
   }
 
   // Decodes codes [codes.count] (stride in bytes) to rows [codes.count, head_dim].
@@ -158,8 +169,8 @@ class PolarCodec {
               std::byte* scratch) const noexcept {
     const Scratch work(tables_, scratch);
     for (std::size_t row = 0; row < codes.count; ++row) {
-      kernels_.decode_row(tables_, codes.row(row), work.tile);
-      kernels_.rotate_back(*rotation_, {work.tile.values, 1, head_dim()}, {rows.row(row), 1, 0});
+      kernels_.expand_row(tables_, codes.row(row), work.tile);
+      kernels_.rotate_back(*rotation_, work.tile.values, rows.row(row));
     }
   }
 
@@ -168,8 +179,7 @@ class PolarCodec {
                    std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(rows.count <= kTileTokens);
     const Scratch work(tables_, scratch);
-    kernels_.decode_tile(tables_, tile, work.tile, work.vectors);
-    kernels_.rotate_back(*rotation_, {work.vectors, rows.count, head_dim()}, rows);
+    kernels_.decode_tile(tables_, *rotation_, tile, work.tile, rows);
   }
 
   // Entries of a prepared query.
@@ -180,11 +190,11 @@ class PolarCodec {
   void prepare_query(const T* query, Accumulator* prepared, std::byte* scratch,
                      Accumulator scale = Accumulator(1)) const noexcept {
     const Scratch work(tables_, scratch);
-    Accumulator* const given = work.vectors;
-    Accumulator* const rotated = work.vectors + head_dim();
+    Accumulator* const given = work.tile.values;
+    Accumulator* const rotated = work.tile.radii;
     for (std::size_t i = 0; i < head_dim(); ++i)
       given[i] = scale * static_cast<Accumulator>(query[i]);
-    kernels_.rotate(*rotation_, {given, 1, head_dim()}, {rotated, 1, head_dim()});
+    kernels_.rotate(*rotation_, given, rotated);
     kernels_.prepare_query(tables_, rotated, prepared);
   }
 
@@ -200,7 +210,7 @@ class PolarCodec {
   void accumulate(Accumulator weight, const std::byte* code, Accumulator* sum,
                   std::byte* scratch) const noexcept {
     const Scratch work(tables_, scratch);
-    kernels_.decode_row(tables_, code, work.tile);
+    kernels_.expand_row(tables_, code, work.tile);
     for (std::size_t i = 0; i < head_dim(); ++i) {
       sum[i] = detail::fused(weight, work.tile.values[i], sum[i]);
     }
@@ -208,7 +218,7 @@ class PolarCodec {
 
   // output = sum S^T, [head_dim] each, not overlapping.
   void finish(const Accumulator* sum, Accumulator* output) const noexcept {
-    kernels_.rotate_back(*rotation_, {sum, 1, head_dim()}, {output, 1, head_dim()});
+    kernels_.rotate_back(*rotation_, sum, output);
   }
 
   // Rotation and tables.
@@ -221,38 +231,36 @@ class PolarCodec {
   const detail::Kernels<Accumulator>& kernels() const { return kernels_; }
 
  private:
-  static_assert(std::is_same_v<T, double> || std::is_convertible_v<T, float>,
-                "T must be double, or convert to float");
+  static_assert(!std::is_integral_v<T> &&
+                    (std::is_same_v<T, double> || std::is_convertible_v<T, float>),
+                "T must be float, double, or a 16-bit floating type that converts to float");
 
   struct Scratch {
     Scratch(const detail::CodecTables& tables, std::byte* base) {
       detail::ScratchArena arena(base);
       const std::size_t d = tables.head_dim();
-      given = arena.take<float>(kTileTokens * d);
-      rotated = arena.take<float>(kTileTokens * d);
       scales = arena.take<double>(kTileTokens);
       codes = arena.take<std::byte>(tile_bytes(tables.layout.num_bytes()));
-      encode = {arena.take<float>(d), arena.take<float>(d / 2), arena.take<float>(d / 2),
-                arena.take<float>(d), arena.take<std::uint8_t>(d)};
+      code = arena.take<std::byte>(tables.layout.num_bytes());
+      encode = {arena.take<float>(kTileTokens * d), arena.take<float>(kTileTokens * d),
+                arena.take<float>(kTileTokens * d), arena.take<std::uint8_t>(kTileTokens * d)};
       tile = {arena.take<Accumulator>(kTileTokens * d), arena.take<Accumulator>(kTileTokens * d),
               arena.take<std::uint8_t>(kTileTokens * d)};
-      vectors = arena.take<Accumulator>(kTileTokens * d);
       num_bytes = arena.used();
     }
 
-    float* given;
-    float* rotated;
     double* scales;
-    std::byte* codes;
+    std::byte* codes;  // a tile
+    std::byte* code;
     detail::loops::EncodeScratch encode;
     detail::loops::TileScratch<Accumulator> tile;
-    Accumulator* vectors;
     std::size_t num_bytes;
   };
 
   // row = scale * out with max |out| in [1, 2) (or a zero row), the scale a power of two, so that
-  // no square on the way can over- or underflow. False if an entry is not finite.
-  bool load_row(const T* row, float* out, double* scale) const noexcept {
+  // no square that matters over- or underflows. out: entries `stride` apart. False if an entry is
+  // not finite.
+  bool load_row(const T* row, std::size_t stride, float* out, double* scale) const noexcept {
     using Wide = Accumulator;
     Wide largest = Wide(0);
     bool finite = true;
@@ -267,33 +275,55 @@ class PolarCodec {
     *scale = std::ldexp(1.0, exponent);
     const double inverse = is_zero ? 0.0 : std::ldexp(1.0, -exponent);
     for (std::size_t i = 0; i < head_dim(); ++i) {
-      out[i] = static_cast<float>(static_cast<double>(row[i]) * inverse);
+      out[i * stride] = static_cast<float>(static_cast<double>(row[i]) * inverse);
     }
     return true;
   }
 
-  // Encodes batches of up to a tile of rows, and gives each code to `store`.
+  // Loads up to num_lanes rows side by side; lanes beyond the rows are zero. Returns how many rows
+  // came before one that is not finite.
+  std::size_t load_rows(Rows<const T> rows, std::size_t num_lanes,
+                        const Scratch& work) const noexcept {
+    std::size_t count = 0;
+    while (count < std::min(num_lanes, rows.count) &&
+           load_row(rows.row(count), num_lanes, work.encode.given + count, work.scales + count)) {
+      ++count;
+    }
+    for (std::size_t lane = count; lane < num_lanes; ++lane) {
+      work.scales[lane] = 1.0;
+      for (std::size_t i = 0; i < head_dim(); ++i) work.encode.given[i * num_lanes + lane] = 0.0f;
+    }
+    return count;
+  }
+
+  // Encodes the rows, a tile of them at a time, and gives each code to `store`.
   template <typename Store>
   EncodeResult encode_batches(Rows<const T> rows, const Scratch& work,
                               const Store& store) const noexcept {
     if (format().is_uncompressed()) return encode_uncompressed(rows, work, store);
-    const std::size_t d = head_dim();
-    for (std::size_t first = 0; first < rows.count;) {
-      std::size_t count = 0;
-      bool finite = true;
-      while (finite && count < kTileTokens && first + count < rows.count) {
-        finite = load_row(rows.row(first + count), work.given + count * d, work.scales + count);
-        count += finite;
+    constexpr std::size_t kFewRows = 4;  // Up to here one by one is faster than a tile.
+    std::size_t row = 0;
+    while (row < rows.count) {
+      const Rows<const T> rest = {rows.row(row), rows.count - row, rows.stride};
+      const std::size_t count = rest.count <= kFewRows ? 0 : load_rows(rest, kTileTokens, work);
+      if (count > 0 &&
+          kernels_.encode_tile(tables_, *rotation_, work.scales, work.encode, work.codes)) {
+        for (std::size_t lane = 0; lane < count; ++lane, ++row) {
+          read_tile_slot(work.codes, bytes_per_vector(), lane, work.code);
+          store(row, work.code);
+        }
+        continue;
       }
-      kernels_.rotate_float(*rotation_, {work.given, count, d}, {work.rotated, count, d});
-      const std::size_t num_encoded =
-          kernels_.encode(tables_, work.rotated, work.scales, count, work.encode, work.codes);
-      for (std::size_t row = 0; row < num_encoded; ++row) {
-        store(first + row, work.codes + row * bytes_per_vector());
+      // Few rows; or the next cannot be encoded; or one of the tile cannot, and it is to be found.
+      for (std::size_t next = 0; next < std::min(rest.count, kTileTokens); ++next, ++row) {
+        if (load_rows({rows.row(row), 1, rows.stride}, 1, work) == 0) {
+          return {row, EncodeFailure::kNotFinite};
+        }
+        if (!kernels_.encode_row(tables_, *rotation_, work.scales, work.encode, work.code)) {
+          return {row, EncodeFailure::kRadiusOverflow};
+        }
+        store(row, work.code);
       }
-      first += num_encoded;
-      if (num_encoded < count) return {first, EncodeFailure::kRadiusOverflow};
-      if (!finite) return {first, EncodeFailure::kNotFinite};
     }
     return {rows.count, EncodeFailure::kNone};
   }

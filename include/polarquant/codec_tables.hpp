@@ -64,6 +64,7 @@ struct AngleTable {
   };
   HalfCircle upper;
   HalfCircle lower;
+  bool halves_are_equal = false;  // so that after the turn no one need know which half it was
   int mask = 0;
 
   std::size_t memory_bytes() const {
@@ -94,6 +95,7 @@ struct AngleTable {
         lower.sines.push_back(static_cast<float>(-s.sin));
       }
     }
+    halves_are_equal = upper.cosines == lower.cosines && upper.sines == lower.sines;
   }
 };
 

@@ -53,7 +53,8 @@ struct PolarFormat {
   static PolarFormat paper(int head_dim);
 
   // One radius per vector and, of all allocations of bits to levels whose code fits `bits` stored
-  // bits per coordinate, the one of least distortion; for any even head_dim, 2 .. 1024. Throws
+  // bits per coordinate, the one of least distortion; for any even head_dim, 2 .. 1024. A budget
+  // beyond what kMaxFirstLevelBits and kMaxBits can use (about 7 bits) is not filled. Throws
   // std::invalid_argument if not even one bit per level-1 angle fits. Cost: about 20 ms.
   static PolarFormat full_depth(int head_dim, double bits);
 
@@ -97,10 +98,14 @@ struct PolarFormat {
   // Like "4/2/2/2 8 bfloat16": the bits of levels (then "+" and those of joins), the radii.
   std::string description() const;
 
+  // Equal codes: bits beyond the levels, or the meaning of radii where there are none, do not
+  // count.
   friend bool operator==(const PolarFormat& x, const PolarFormat& y) {
-    return x.head_dim == y.head_dim && x.levels == y.levels && x.level_bits == y.level_bits &&
-           x.join_bits == y.join_bits && x.radius_type == y.radius_type &&
-           x.radius_meaning == y.radius_meaning;
+    if (x.head_dim != y.head_dim || x.levels != y.levels || x.radius_type != y.radius_type) {
+      return false;
+    }
+    return x.is_uncompressed() ||
+           (x.radius_meaning == y.radius_meaning && x.description() == y.description());
   }
   friend bool operator!=(const PolarFormat& x, const PolarFormat& y) { return !(x == y); }
 };

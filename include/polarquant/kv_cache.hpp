@@ -3,6 +3,7 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -33,12 +34,16 @@ struct AppendResult {
 //
 // T is the type of keys, values and queries: float, double, Eigen::half, Eigen::bfloat16. Results
 // are Accumulator: double for T = double, else float. Matrices hold a token (or query) per row, the
-// heads side by side. Const calls are safe from many threads at once; there are no hidden threads.
+// heads side by side; keys and queries as attention multiplies them, that is after RoPE. Const
+// calls are safe from many threads at once, each with its own scratch; there are no hidden threads.
 //
-// Every call comes twice: on Eigen matrices, checked, throwing; and on Rows, which is noexcept,
-// allocates nothing, takes the caller's scratch (scratch_bytes() bytes aligned to 64) and has its
-// preconditions checked in debug builds only. A cache that was moved from can only be assigned to
-// or destroyed.
+// append, attend, attention_scores and decode come twice: on Eigen matrices, checked, throwing; and
+// on Rows, which is noexcept, allocates nothing, takes the caller's scratch (scratch_bytes() bytes
+// aligned to 64) and has its preconditions checked only where NDEBUG is not defined. A cache that
+// was moved from can only be assigned to or destroyed.
+//
+// Sums are float: ||q|| ||k||, and the norm of a value times the number of tokens, must stay below
+// 1e38, or results are infinite or NaN.
 template <typename T>
 class KVCache {
  public:
@@ -101,7 +106,7 @@ class KVCache {
            (codec_->keys.bytes_per_vector() + codec_->values.bytes_per_vector());
   }
 
-  // The kernels that run on keys; see PolarCodec::kernel_name.
+  // The kernels that run on keys; those on values are codec()->values.kernel_name().
   const char* kernel_name() const { return codec_->keys.kernel_name(); }
 
   // ---- Changing ----
@@ -150,8 +155,12 @@ class KVCache {
     return {};
   }
 
-  // Allocates for num_tokens tokens in all.
+  // Allocates for num_tokens tokens in all. Throws std::invalid_argument beyond 2^40 tokens.
   void reserve(std::size_t num_tokens) {
+    if (num_tokens > std::size_t{1} << 40) {
+      detail::throw_invalid_argument("reserve for " + std::to_string(num_tokens) +
+                                     " tokens: at most 2^40");
+    }
     for (auto* side : {&keys_, &values_}) {
       for (detail::TilePages& pages : *side) pages.reserve(num_tokens);
     }
@@ -180,12 +189,14 @@ class KVCache {
 
   // Causal attention, softmax(q . k / sqrt(key head_dim)) V, paper: section 2. queries:
   // [num_queries, num_query_heads * key head_dim], the last of which sees every token in the cache,
-  // the one before it one less, and so on; query head h reads KV head h / (num_query_heads /
-  // num_kv_heads). Returns [num_queries, num_query_heads * value head_dim]; zeros for a query that
-  // sees no token. Equals attention over decode_keys and decode_values to 1e-5 relative (float).
-  // Throws std::invalid_argument for a wrong width.
+  // the one before it one less, and so on (so a slice of a prompt's queries sees other tokens than
+  // in the whole); query head h reads KV head h / (num_query_heads / num_kv_heads). Returns
+  // [num_queries, num_query_heads * value head_dim]; zeros for a query that sees no token. Equals
+  // attention over decode_keys and decode_values to 1e-5 relative (float, kExact). Throws
+  // std::invalid_argument for a wrong width, or a NaN or infinity in a query.
   RowMatrix<Accumulator> attend(const RowMatrixRef<T>& queries) const {
     check_columns("queries", queries.cols(), config_.num_query_heads, config_.key_format.head_dim);
+    check_finite(queries);
     RowMatrix<Accumulator> output(
         queries.rows(),
         static_cast<Eigen::Index>(config_.num_query_heads) * config_.value_format.head_dim);
@@ -194,19 +205,27 @@ class KVCache {
     return output;
   }
 
-  // The same; output.count = queries.count.
+  // The same for all KV heads, or some: the columns of their query heads are written. output.count
+  // = queries.count. A query head with a NaN or infinity gets an output of NaN.
   void attend(Rows<const T> queries, Rows<Accumulator> output, std::byte* scratch) const noexcept {
+    attend(queries, output, scratch, {0, keys_.size()});
+  }
+  void attend(Rows<const T> queries, Rows<Accumulator> output, std::byte* scratch,
+              HeadRange kv_heads) const noexcept {
     POLARQUANT_DCHECK(queries.count == output.count);
+    POLARQUANT_DCHECK(kv_heads.first + kv_heads.count <= keys_.size());
     const Scratch work(*codec_, scratch);
-    for (std::size_t head = 0; head < keys_.size(); ++head) {
+    for (std::size_t head = kv_heads.first; head < kv_heads.first + kv_heads.count; ++head) {
       attention_of(head).attend(queries, output, work);
     }
   }
 
   // Raw scores q . k, unscaled and unmasked. queries as for attend. Returns
-  // [num_queries * num_query_heads, num_tokens()]. Throws std::invalid_argument for a wrong width.
+  // [num_queries * num_query_heads, num_tokens()], query by query. Throws std::invalid_argument for
+  // a wrong width, or a NaN or infinity in a query.
   RowMatrix<Accumulator> attention_scores(const RowMatrixRef<T>& queries) const {
     check_columns("queries", queries.cols(), config_.num_query_heads, config_.key_format.head_dim);
+    check_finite(queries);
     RowMatrix<Accumulator> scores(queries.rows() * config_.num_query_heads,
                                   static_cast<Eigen::Index>(num_tokens_));
     detail::ScratchBuffer scratch(scratch_bytes());
@@ -285,6 +304,18 @@ class KVCache {
                                    " columns, must have " + std::to_string(num_heads) +
                                    " heads * head_dim " + std::to_string(head_dim) + " = " +
                                    std::to_string(static_cast<long long>(num_heads) * head_dim));
+  }
+
+  static void check_finite(const RowMatrixRef<T>& queries) {
+    for (Eigen::Index row = 0; row < queries.rows(); ++row) {
+      for (Eigen::Index column = 0; column < queries.cols(); ++column) {
+        if (!std::isfinite(static_cast<Accumulator>(queries(row, column)))) {
+          detail::throw_invalid_argument("query " + std::to_string(row) +
+                                         " has a NaN or an infinity in column " +
+                                         std::to_string(column));
+        }
+      }
+    }
   }
 
   void check_head(int kv_head) const {

@@ -22,7 +22,8 @@ template <typename T>
 using RowMatrix =
     Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor | Eigen::DontAlign>;
 
-// Any row-major matrix, block or Eigen::Map of T with contiguous rows, without a copy.
+// Any row-major matrix, block or Eigen::Map of T with contiguous rows, without a copy; anything
+// else (a column-major matrix, an expression) is copied.
 template <typename T>
 using RowMatrixRef = Eigen::Ref<const RowMatrix<T>, 0, Eigen::OuterStride<>>;
 
@@ -49,6 +50,11 @@ struct KVCacheConfig {
       detail::throw_invalid_argument(
           "num_query_heads is " + std::to_string(num_query_heads) +
           ", must be a multiple of num_kv_heads = " + std::to_string(num_kv_heads));
+    }
+    if (arithmetic != Arithmetic::kExact && arithmetic != Arithmetic::kFixedPoint) {
+      detail::throw_invalid_argument("arithmetic is " +
+                                     std::to_string(static_cast<int>(arithmetic)) +
+                                     ", must be kExact or kFixedPoint");
     }
     key_format.validate();
     value_format.validate();

@@ -127,9 +127,10 @@ inline void write_tile_slot(std::byte* tile, std::size_t num_bytes, std::size_t 
 // Copies slot `slot` of a tile out into a code of `num_bytes` bytes.
 inline void read_tile_slot(const std::byte* tile, std::size_t num_bytes, std::size_t slot,
                            std::byte* code) noexcept {
-  for (std::size_t byte = 0; byte < num_bytes; ++byte) {
-    code[byte] = tile[detail::tile_position(num_bytes, slot, byte)];
+  for (std::size_t word = 0; word < num_bytes / 2; ++word) {
+    std::memcpy(code + 2 * word, tile + (kTileTokens * word + slot) * 2, 2);
   }
+  if (num_bytes % 2 != 0) code[num_bytes - 1] = tile[kTileTokens * (num_bytes - 1) + slot];
 }
 
 POLARQUANT_END_NAMESPACE

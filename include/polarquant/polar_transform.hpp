@@ -34,9 +34,10 @@ struct PolarShape {
                                      ", must be even, 2 .. 1024");
     }
     if (levels < 1 || levels > 10 || (head_dim >> levels) == 0) {
-      detail::throw_invalid_argument("levels is " + std::to_string(levels) +
-                                     ", must be 1 .. log2(head_dim) for head_dim " +
-                                     std::to_string(head_dim));
+      detail::throw_invalid_argument(
+          "levels is " + std::to_string(levels) +
+          ", must be 1 .. log2(head_dim) (0: uncompressed) for head_dim " +
+          std::to_string(head_dim));
     }
     if (num_radii() > 1 && (num_radii() << levels) != head_dim) {
       detail::throw_invalid_argument("head_dim is " + std::to_string(head_dim) +

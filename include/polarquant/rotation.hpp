@@ -84,13 +84,36 @@ inline std::vector<float> transpose(const std::vector<float>& matrix, std::size_
   return result;
 }
 
-// y = x M for a row-major n x n matrix: y_j sums x_i M_ij over i in increasing order by fma.
-template <typename T>
-POLARQUANT_ALWAYS_INLINE void multiply_row(const float* matrix, std::size_t n, const T* x, T* y) {
-  for (std::size_t j = 0; j < n; ++j) y[j] = T(0);
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = 0; j < n; ++j) {
-      y[j] = fused(x[i], static_cast<T>(matrix[i * n + j]), y[j]);
+// y = x M for a row-major n x n matrix and kLanes vectors side by side, entry i of vector t at
+// x[i * kLanes + t]: y_j sums x_i M_ij over i in increasing order by fma.
+template <std::size_t kLanes, typename T>
+POLARQUANT_ALWAYS_INLINE void multiply_lanes(const float* matrix, std::size_t n, const T* x, T* y) {
+  constexpr std::size_t kColumns = 8;
+  for (std::size_t first = 0; first < n; first += kColumns) {
+    const std::size_t width = n - first < kColumns ? n - first : kColumns;
+    T sums[kColumns][kLanes] = {};
+    if (width == kColumns) {
+      for (std::size_t i = 0; i < n; ++i) {
+        const float* const row = matrix + i * n + first;
+        for (std::size_t j = 0; j < kColumns; ++j) {
+          const T entry = static_cast<T>(row[j]);
+          for (std::size_t t = 0; t < kLanes; ++t) {
+            sums[j][t] = fused(x[i * kLanes + t], entry, sums[j][t]);
+          }
+        }
+      }
+    } else {
+      for (std::size_t i = 0; i < n; ++i) {
+        for (std::size_t j = 0; j < width; ++j) {
+          const T entry = static_cast<T>(matrix[i * n + first + j]);
+          for (std::size_t t = 0; t < kLanes; ++t) {
+            sums[j][t] = fused(x[i * kLanes + t], entry, sums[j][t]);
+          }
+        }
+      }
+    }
+    for (std::size_t j = 0; j < width; ++j) {
+      for (std::size_t t = 0; t < kLanes; ++t) y[(first + j) * kLanes + t] = sums[j][t];
     }
   }
 }
@@ -164,38 +187,39 @@ class Rotation {
   int head_dim() const { return head_dim_; }
   std::uint64_t seed() const { return seed_; }
 
-  // y = x S. x, y: [head_dim], of float or double, not overlapping.
-  template <typename T>
+  // y = x S. x, y: [head_dim, kLanes], of float or double, not overlapping: kLanes vectors side by
+  // side, one by default.
+  template <std::size_t kLanes = 1, typename T>
   POLARQUANT_ALWAYS_INLINE void apply(const T* x, T* y) const noexcept {
     const std::size_t d = static_cast<std::size_t>(head_dim_);
     if (kind_ == RotationKind::kHaar) {
-      detail::multiply_row(rounds_[0].matrix.data(), d, x, y);
+      detail::multiply_lanes<kLanes>(rounds_[0].matrix.data(), d, x, y);
       return;
     }
-    for (std::size_t i = 0; i < d; ++i) y[i] = x[i];
+    for (std::size_t i = 0; i < d * kLanes; ++i) y[i] = x[i];
     for (const Round& round : rounds_) {
-      for (std::size_t i = 0; i < d; ++i) y[i] *= static_cast<T>(round.signs[i]);
-      multiply_blocks(round.matrix, y);
-      detail::hadamard_transform(y, hadamard_order_, order_);
+      flip_signs<kLanes>(round, y);
+      multiply_blocks<kLanes>(round.matrix, y);
+      detail::hadamard_transform(y, hadamard_order_, order_ * kLanes);
     }
-    scale(y);
+    scale<kLanes>(y);
   }
 
   // x = y S^T, the inverse. Shapes as for apply.
-  template <typename T>
+  template <std::size_t kLanes = 1, typename T>
   POLARQUANT_ALWAYS_INLINE void apply_transpose(const T* y, T* x) const noexcept {
     const std::size_t d = static_cast<std::size_t>(head_dim_);
     if (kind_ == RotationKind::kHaar) {
-      detail::multiply_row(rounds_[0].transposed.data(), d, y, x);
+      detail::multiply_lanes<kLanes>(rounds_[0].transposed.data(), d, y, x);
       return;
     }
-    for (std::size_t i = 0; i < d; ++i) x[i] = y[i];
+    for (std::size_t i = 0; i < d * kLanes; ++i) x[i] = y[i];
     for (std::size_t r = rounds_.size(); r-- > 0;) {
-      detail::hadamard_transform(x, hadamard_order_, order_);
-      multiply_blocks(rounds_[r].transposed, x);
-      for (std::size_t i = 0; i < d; ++i) x[i] *= static_cast<T>(rounds_[r].signs[i]);
+      detail::hadamard_transform(x, hadamard_order_, order_ * kLanes);
+      multiply_blocks<kLanes>(rounds_[r].transposed, x);
+      flip_signs<kLanes>(rounds_[r], x);
     }
-    scale(x);
+    scale<kLanes>(x);
   }
 
   // The matrix S (or S^T) of kHaar, row-major, for the kernels that rotate many rows at once. Only
@@ -238,24 +262,32 @@ class Rotation {
     std::vector<float> transposed;  // its transpose
   };
 
+  template <std::size_t kLanes, typename T>
+  POLARQUANT_ALWAYS_INLINE void flip_signs(const Round& round, T* x) const {
+    for (std::size_t i = 0; i < static_cast<std::size_t>(head_dim_); ++i) {
+      const T sign = static_cast<T>(round.signs[i]);
+      for (std::size_t t = 0; t < kLanes; ++t) x[i * kLanes + t] *= sign;
+    }
+  }
+
   // x (I (x) M): every run of `order_` entries times the small matrix.
-  template <typename T>
+  template <std::size_t kLanes, typename T>
   POLARQUANT_ALWAYS_INLINE void multiply_blocks(const std::vector<float>& matrix, T* x) const {
     if (matrix.empty()) return;
     constexpr std::size_t kMaxOrder = 512;  // An even d has m <= 511.
-    T result[kMaxOrder];
+    T result[kMaxOrder * kLanes];
     for (std::size_t block = 0; block < hadamard_order_; ++block) {
-      T* const entries = x + block * order_;
-      detail::multiply_row(matrix.data(), order_, entries, result);
-      for (std::size_t i = 0; i < order_; ++i) entries[i] = result[i];
+      T* const entries = x + block * order_ * kLanes;
+      detail::multiply_lanes<kLanes>(matrix.data(), order_, entries, result);
+      for (std::size_t i = 0; i < order_ * kLanes; ++i) entries[i] = result[i];
     }
   }
 
   // kNumRounds rounds of the unnormalised transform scale by 2^(kNumRounds k / 2).
-  template <typename T>
+  template <std::size_t kLanes, typename T>
   POLARQUANT_ALWAYS_INLINE void scale(T* x) const {
     const T factor = static_cast<T>(scale_);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(head_dim_); ++i) x[i] *= factor;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(head_dim_) * kLanes; ++i) x[i] *= factor;
   }
 
   static constexpr int kNumRounds = 3;

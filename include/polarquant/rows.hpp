@@ -7,7 +7,7 @@
 
 POLARQUANT_BEGIN_NAMESPACE
 
-// `count` rows; row i begins at data + i * stride. Strides count elements, not bytes.
+// `count` rows; row i begins at data + i * stride. Strides count elements of T.
 template <typename T>
 struct Rows {
   T* data = nullptr;
@@ -15,6 +15,8 @@ struct Rows {
   std::size_t stride = 0;
 
   T* row(std::size_t i) const { return data + i * stride; }
+
+  operator Rows<const T>() const { return {data, count, stride}; }
 };
 
 POLARQUANT_END_NAMESPACE

@@ -24,7 +24,7 @@ class TilePages {
 
   std::size_t capacity() const { return pages_.size() * kPageTokens; }
 
-  // The tile of tokens 16 index .. 16 index + 15; the rest of its page follows it.
+  // The tile of tokens 32 index .. 32 index + 31; the rest of its page follows it.
   std::byte* tile(std::size_t index) {
     return pages_[index / kPageTiles].get() + index % kPageTiles * tile_bytes_;
   }

@@ -12,6 +12,7 @@
 #include "polarquant/float_types.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/rotation.hpp"
 #include "polarquant/rows.hpp"
 #include "polarquant/version.hpp"
 
@@ -23,7 +24,7 @@ namespace loops {
 template <typename T>
 struct TileScratch {
   T* values;              // [2, head_dim, kTileTokens]: the tree while it is folded or unfolded
-  T* radii;               // [num_radii, kTileTokens]
+  T* radii;               // [head_dim, kTileTokens]: the radii
   std::uint8_t* indices;  // [num_angles, kTileTokens]
 };
 
@@ -269,16 +270,18 @@ POLARQUANT_ALWAYS_INLINE void reduce_lanes(const T* sums, std::size_t count, T f
   }
 }
 
-// vectors[t][i]: the (rotated) vectors of one tile.
+// rows[t] = vector t of the tile, rotated back, for t < rows.count.
 template <typename T>
-POLARQUANT_ALWAYS_INLINE void decode_tile(const CodecTables& tables, const std::byte* tile,
-                                          const TileScratch<T>& scratch, T* vectors) {
+POLARQUANT_ALWAYS_INLINE void decode_tile(const CodecTables& tables, const Rotation& rotation,
+                                          const std::byte* tile, const TileScratch<T>& scratch,
+                                          Rows<T> rows) {
   unpack<kTileTokens>(tables, tile, scratch);
   expand_vectors<kTileTokens>(tables, scratch);
-  const std::size_t d = tables.head_dim();
-  for (std::size_t i = 0; i < d; ++i) {
-    for (std::size_t t = 0; t < kTileTokens; ++t) {
-      vectors[t * d + i] = scratch.values[i * kTileTokens + t];
+  T* const vectors = scratch.radii;  // No longer needed.
+  rotation.apply_transpose<kTileTokens>(scratch.values, vectors);
+  for (std::size_t t = 0; t < rows.count; ++t) {
+    for (std::size_t i = 0; i < tables.head_dim(); ++i) {
+      rows.row(t)[i] = vectors[i * kTileTokens + t];
     }
   }
 }
@@ -292,9 +295,9 @@ POLARQUANT_ALWAYS_INLINE T dot_row(const CodecTables& tables, const std::byte* c
   return result;
 }
 
-// The (rotated) vector of one code, left in scratch.values.
+// The vector of one code, in the rotated basis, left in scratch.values.
 template <typename T>
-POLARQUANT_ALWAYS_INLINE void decode_row(const CodecTables& tables, const std::byte* code,
+POLARQUANT_ALWAYS_INLINE void expand_row(const CodecTables& tables, const std::byte* code,
                                          const TileScratch<T>& scratch) {
   unpack<1>(tables, code, scratch);
   expand_vectors<1>(tables, scratch);

@@ -13,19 +13,22 @@
 #include "polarquant/fixed_math.hpp"
 #include "polarquant/float_types.hpp"
 #include "polarquant/kernels/isa.hpp"
+#include "polarquant/packed_codes.hpp"
+#include "polarquant/rotation.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace loops {
 
-// Working memory for one vector: the folded radii, their halves, the alignments, the indices.
+// Vectors are encoded kLanes side by side: entry i of vector t at [i * kLanes + t].
+
+// Working memory for one tile.
 struct EncodeScratch {
-  float* radii;           // [head_dim]
-  float* first;           // [head_dim / 2], also the cosines' side of g
-  float* second;          // [head_dim / 2]
-  float* alignments;      // [head_dim]
-  std::uint8_t* indices;  // [head_dim]
+  float* given;           // [head_dim, kTileTokens]: the vectors
+  float* radii;           // [head_dim, kTileTokens]: rotated, then folded
+  float* alignments;      // [head_dim, kTileTokens]
+  std::uint8_t* indices;  // [head_dim, kTileTokens]
 };
 
 POLARQUANT_ALWAYS_INLINE bool store_radius(FloatType type, double value, std::byte* out) {
@@ -48,139 +51,209 @@ POLARQUANT_ALWAYS_INLINE bool store_radius(FloatType type, double value, std::by
   return true;
 }
 
-// Level-1 index of every pair, without trigonometry: how many boundaries each pair has passed.
+// Level-1 indices of kLanes pairs, without trigonometry: how many boundaries each has passed.
+template <std::size_t kLanes>
 POLARQUANT_ALWAYS_INLINE void quantize_circle(const AngleTable& table, const float* x,
-                                              const float* y, std::size_t count,
-                                              std::uint8_t* indices) {
-  for (std::size_t j = 0; j < count; ++j) {
-    indices[j] = static_cast<std::uint8_t>(y[j] < 0.0f ? table.lower.base : table.upper.base);
+                                              const float* y, std::uint8_t* indices) {
+  float turned_x[kLanes];
+  float turned_y[kLanes];
+  std::int32_t below[kLanes];
+  std::int32_t passed[kLanes];
+  for (std::size_t t = 0; t < kLanes; ++t) {
+    below[t] = y[t] < 0.0f ? 1 : 0;
+    turned_x[t] = y[t] < 0.0f ? -x[t] : x[t];
+    turned_y[t] = y[t] < 0.0f ? -y[t] : y[t];
+    passed[t] = y[t] < 0.0f ? table.lower.base : table.upper.base;
   }
-  for (std::size_t k = 0; k < table.upper.cosines.size(); ++k) {
-    const float cosine = table.upper.cosines[k];
-    const float sine = table.upper.sines[k];
-    for (std::size_t j = 0; j < count; ++j) {
-      const bool passed = !(y[j] < 0.0f) && y[j] * cosine > x[j] * sine;
-      indices[j] = static_cast<std::uint8_t>(indices[j] + passed);
+  for (const bool lower : {false, true}) {
+    const AngleTable::HalfCircle& half = lower ? table.lower : table.upper;
+    const std::int32_t side = lower ? 1 : 0;
+    if (lower && table.halves_are_equal) break;
+    for (std::size_t k = 0; k < half.cosines.size(); ++k) {
+      const float cosine = half.cosines[k];
+      const float sine = half.sines[k];
+      if (table.halves_are_equal) {
+        for (std::size_t t = 0; t < kLanes; ++t) {
+          passed[t] += turned_y[t] * cosine > turned_x[t] * sine ? 1 : 0;
+        }
+      } else {
+        for (std::size_t t = 0; t < kLanes; ++t) {
+          const bool is_past = turned_y[t] * cosine > turned_x[t] * sine;
+          passed[t] += is_past && below[t] == side ? 1 : 0;
+        }
+      }
     }
   }
-  for (std::size_t k = 0; k < table.lower.cosines.size(); ++k) {
-    const float cosine = table.lower.cosines[k];
-    const float sine = table.lower.sines[k];
-    for (std::size_t j = 0; j < count; ++j) {
-      const bool passed = y[j] < 0.0f && y[j] * cosine < x[j] * sine;
-      indices[j] = static_cast<std::uint8_t>(indices[j] + passed);
-    }
-  }
-  for (std::size_t j = 0; j < count; ++j) {
-    indices[j] = static_cast<std::uint8_t>(indices[j] & table.mask);
+  for (std::size_t t = 0; t < kLanes; ++t) {
+    indices[t] = static_cast<std::uint8_t>(passed[t] & table.mask);
   }
 }
 
+template <std::size_t kLanes>
 POLARQUANT_ALWAYS_INLINE void quantize_quadrant(const AngleTable& table, const float* a,
-                                                const float* b, std::size_t count,
-                                                std::uint8_t* indices) {
-  for (std::size_t j = 0; j < count; ++j) indices[j] = 0;
+                                                const float* b, std::uint8_t* indices) {
+  std::int32_t passed[kLanes] = {};
   for (const float tangent : table.tangents) {
-    for (std::size_t j = 0; j < count; ++j) {
-      indices[j] = static_cast<std::uint8_t>(indices[j] + (b[j] > tangent * a[j]));
-    }
+    for (std::size_t t = 0; t < kLanes; ++t) passed[t] += b[t] > tangent * a[t] ? 1 : 0;
   }
+  for (std::size_t t = 0; t < kLanes; ++t) indices[t] = static_cast<std::uint8_t>(passed[t]);
 }
 
-// One step of the recursion: `count` pairs of radii become indices and half as many radii. Beside
-// them the alignments, which start as y itself, become g = g_left cos theta + g_right sin theta: at
-// the end g is <y, u> of a block for a reconstruction u of radius 1.
-POLARQUANT_ALWAYS_INLINE void fold_pairs(const AngleTable& table, bool circular, std::size_t count,
-                                         std::uint8_t* indices, const EncodeScratch& scratch) {
-  float* const a = scratch.first;
-  float* const b = scratch.second;
-  for (std::size_t j = 0; j < count; ++j) {
-    a[j] = scratch.radii[2 * j];
-    b[j] = scratch.radii[2 * j + 1];
-  }
+// One node of the recursion: the radii a and b become an index and one radius, which may take the
+// place of a.
+template <std::size_t kLanes>
+POLARQUANT_ALWAYS_INLINE void fold_node(const AngleTable& table, bool circular, const float* a,
+                                        const float* b, std::uint8_t* indices, float* radius) {
   if (circular) {
-    quantize_circle(table, a, b, count, indices);
+    quantize_circle<kLanes>(table, a, b, indices);
   } else {
-    quantize_quadrant(table, a, b, count, indices);
+    quantize_quadrant<kLanes>(table, a, b, indices);
   }
+  for (std::size_t t = 0; t < kLanes; ++t) radius[t] = std::sqrt(fused(a[t], a[t], b[t] * b[t]));
+}
+
+// Beside the radii the alignments, which start as y itself, become
+// g = g_left cos theta + g_right sin theta: at the end g is <y, u> of a block for a reconstruction
+// u of radius 1.
+template <std::size_t kLanes>
+POLARQUANT_ALWAYS_INLINE void fold_alignment(const AngleTable& table, const std::uint8_t* indices,
+                                             const float* left, const float* right, float* out) {
   const float* const cosines = table.cosines.data<float>();
   const float* const sines = table.sines.data<float>();
-  for (std::size_t j = 0; j < count; ++j) {
-    const float left = scratch.alignments[2 * j];
-    const float right = scratch.alignments[2 * j + 1];
-    scratch.alignments[j] = fused(left, cosines[indices[j]], right * sines[indices[j]]);
-  }
-  for (std::size_t j = 0; j < count; ++j) {
-    scratch.radii[j] = std::sqrt(fused(a[j], a[j], b[j] * b[j]));
+  for (std::size_t t = 0; t < kLanes; ++t) {
+    out[t] = fused(left[t], cosines[indices[t]], right[t] * sines[indices[t]]);
   }
 }
 
-POLARQUANT_ALWAYS_INLINE float radius_factor(const CodecTables& tables, const float* radii,
-                                             const float* alignments) {
-  if (tables.format.radius_meaning == RadiusMeaning::kNorm) return 1.0f;
-  if (tables.format.radius_meaning == RadiusMeaning::kUnbiased) return tables.inverse_rho;
-  float norm2 = 0.0f;    // ||x||^2 = ||u||^2
-  float product = 0.0f;  // <x, u>
-  for (std::size_t block = 0; block < tables.num_radii(); ++block) {
-    norm2 = fused(radii[block], radii[block], norm2);
-    product = fused(radii[block], alignments[block], product);
+// factors[t]: what the radii of vector t are multiplied by.
+template <std::size_t kLanes>
+POLARQUANT_ALWAYS_INLINE void radius_factors(const CodecTables& tables,
+                                             const EncodeScratch& scratch, float* factors) {
+  const RadiusMeaning meaning = tables.format.radius_meaning;
+  const bool is_constant = meaning == RadiusMeaning::kNorm || meaning == RadiusMeaning::kUnbiased;
+  for (std::size_t t = 0; t < kLanes; ++t) {
+    factors[t] = meaning == RadiusMeaning::kUnbiased ? tables.inverse_rho : 1.0f;
+    if (is_constant) continue;
+    float norm2 = 0.0f;    // ||x||^2 = ||u||^2
+    float product = 0.0f;  // <x, u>
+    for (std::size_t block = 0; block < tables.num_radii(); ++block) {
+      const float radius = scratch.radii[block * kLanes + t];
+      norm2 = fused(radius, radius, norm2);
+      product = fused(radius, scratch.alignments[block * kLanes + t], product);
+    }
+    if (!(norm2 > 0.0f)) continue;
+    // With one bit per angle <x,u> can come arbitrarily close to 0.
+    factors[t] = meaning == RadiusMeaning::kLeastSquares ? product / norm2
+                 : 2.0f * product > norm2                ? norm2 / product
+                                                         : 2.0f;
   }
-  if (!(norm2 > 0.0f)) return 1.0f;
-  if (tables.format.radius_meaning == RadiusMeaning::kLeastSquares) return product / norm2;
-  // With one bit per angle <x,u> can come arbitrarily close to 0.
-  return 2.0f * product > norm2 ? norm2 / product : 2.0f;
 }
 
-// Encodes one rotated vector of a compressed format. y: [head_dim], of magnitude about 1; the
-// vector is scale * y. Returns false if a radius overflows its type; `code` is then unspecified.
-POLARQUANT_ALWAYS_INLINE bool encode_vector(const CodecTables& tables, const float* y, double scale,
-                                            const EncodeScratch& scratch, std::byte* code) {
-  const std::size_t d = tables.head_dim();
-  const FloatType type = tables.format.radius_type;
-  const std::size_t radius_bytes = static_cast<std::size_t>(float_type_bytes(type));
-  for (std::size_t i = 0; i < d; ++i) scratch.radii[i] = scratch.alignments[i] = y[i];
-  for (std::size_t level = 1; level <= tables.levels.size(); ++level) {
-    fold_pairs(tables.levels[level - 1], level == 1, d >> level,
-               scratch.indices + tables.first_angle[level], scratch);
+// Writes word `word` (or the last byte) of kLanes codes; a single code is a tile of one.
+template <std::size_t kLanes>
+POLARQUANT_ALWAYS_INLINE void store_word(std::byte* tile, std::size_t num_bytes, std::size_t word,
+                                         const std::uint32_t* values) {
+  std::byte* const row = tile + word * kLanes * 2;
+  if (2 * word + 1 < num_bytes) {
+    std::uint16_t words[kLanes];
+    for (std::size_t t = 0; t < kLanes; ++t) words[t] = static_cast<std::uint16_t>(values[t]);
+    std::memcpy(row, words, sizeof words);
+  } else {
+    for (std::size_t t = 0; t < kLanes; ++t) row[t] = static_cast<std::byte>(values[t]);
   }
-  for (std::size_t join = 0; join < tables.joins.size(); ++join) {
-    const std::size_t position = tables.join_position(join);
-    // The pair to fold must stand side by side.
-    scratch.radii[1] = scratch.radii[position];
-    scratch.alignments[1] = scratch.alignments[position];
-    fold_pairs(tables.joins[join], false, 1,
-               scratch.indices + tables.first_angle[tables.levels.size() + 1] + join, scratch);
-  }
-  const float factor = radius_factor(tables, scratch.radii, scratch.alignments);
+}
+
+// Writes the radii of block `block`. Returns false if one overflows its type.
+template <std::size_t kLanes>
+POLARQUANT_ALWAYS_INLINE bool store_radii(const CodecTables& tables, const EncodeScratch& scratch,
+                                          const float* factors, const double* scales,
+                                          std::size_t block, std::byte* tile) {
+  const std::size_t num_words =
+      static_cast<std::size_t>(float_type_bytes(tables.format.radius_type)) / 2;
+  std::uint32_t words[4][kLanes] = {};
   bool fits = true;
-  for (std::size_t block = 0; block < tables.num_radii(); ++block) {
-    const double radius = static_cast<double>(scratch.radii[block] * factor) * scale;
-    fits &= store_radius(type, radius, code + block * radius_bytes);
+  for (std::size_t t = 0; t < kLanes; ++t) {
+    std::byte bytes[8];
+    const double radius =
+        static_cast<double>(scratch.radii[block * kLanes + t] * factors[t]) * scales[t];
+    fits &= store_radius(tables.format.radius_type, radius, bytes);
+    for (std::size_t word = 0; word < num_words; ++word) {
+      std::uint16_t value;
+      std::memcpy(&value, bytes + 2 * word, sizeof value);
+      words[word][t] = value;
+    }
   }
-  std::byte* out = code + tables.layout.num_radius_bytes();
-  std::uint64_t stream = 0;
-  std::uint32_t num_bits = 0;
-  for (const std::uint16_t angle : tables.layout.stream_order()) {
-    stream |= static_cast<std::uint64_t>(scratch.indices[angle]) << num_bits;
-    num_bits += tables.layout.fields()[angle].num_bits;
-    for (; num_bits >= 8; num_bits -= 8, stream >>= 8) *out++ = static_cast<std::byte>(stream);
+  for (std::size_t word = 0; word < num_words; ++word) {
+    store_word<kLanes>(tile, tables.layout.num_bytes(), block * num_words + word, words[word]);
   }
-  if (num_bits > 0) *out = static_cast<std::byte>(stream);
   return fits;
 }
 
-// Encodes `count` rotated rows of head_dim floats to codes of num_bytes() each, one after another.
-// Returns the index of the first row whose radius overflows, or `count`.
-POLARQUANT_ALWAYS_INLINE std::size_t encode(const CodecTables& tables, const float* rows,
-                                            const double* scales, std::size_t count,
-                                            const EncodeScratch& scratch, std::byte* codes) {
-  for (std::size_t row = 0; row < count; ++row) {
-    if (!encode_vector(tables, rows + row * tables.head_dim(), scales[row], scratch,
-                       codes + row * tables.layout.num_bytes())) {
-      return row;
+// Writes the indices, in the order of the stream.
+template <std::size_t kLanes>
+POLARQUANT_ALWAYS_INLINE void store_indices(const CodecTables& tables, const std::uint8_t* indices,
+                                            std::byte* tile) {
+  const std::size_t num_bytes = tables.layout.num_bytes();
+  std::size_t word = tables.layout.num_radius_bytes() / 2;
+  std::uint32_t stream[kLanes] = {};
+  std::uint32_t num_bits = 0;
+  for (const std::uint16_t angle : tables.layout.stream_order()) {
+    const std::uint8_t* const own = indices + angle * kLanes;
+    for (std::size_t t = 0; t < kLanes; ++t) {
+      stream[t] |= static_cast<std::uint32_t>(own[t]) << num_bits;
+    }
+    num_bits += tables.layout.fields()[angle].num_bits;
+    if (num_bits < 16) continue;
+    store_word<kLanes>(tile, num_bytes, word++, stream);
+    for (std::size_t t = 0; t < kLanes; ++t) stream[t] >>= 16;
+    num_bits -= 16;
+  }
+  if (num_bits > 0) store_word<kLanes>(tile, num_bytes, word, stream);
+}
+
+// Rotates and encodes kLanes vectors, scratch.given, of magnitude about 1, into a tile of kLanes
+// slots; vector t is scales[t] * given. Returns false if a radius overflows its type; that code is
+// then unspecified.
+template <std::size_t kLanes>
+POLARQUANT_ALWAYS_INLINE bool encode(const CodecTables& tables, const Rotation& rotation,
+                                     const double* scales, const EncodeScratch& scratch,
+                                     std::byte* tile) {
+  const std::size_t d = tables.head_dim();
+  const RadiusMeaning meaning = tables.format.radius_meaning;
+  const bool align =
+      meaning == RadiusMeaning::kProjection || meaning == RadiusMeaning::kLeastSquares;
+  rotation.apply<kLanes>(scratch.given, scratch.radii);
+  for (std::size_t i = 0; align && i < d * kLanes; ++i) scratch.alignments[i] = scratch.radii[i];
+  for (std::size_t level = 1; level <= tables.levels.size(); ++level) {
+    const AngleTable& table = tables.levels[level - 1];
+    for (std::size_t j = 0; j < d >> level; ++j) {
+      std::uint8_t* const indices = scratch.indices + (tables.first_angle[level] + j) * kLanes;
+      const std::size_t left = 2 * j * kLanes;
+      fold_node<kLanes>(table, level == 1, scratch.radii + left, scratch.radii + left + kLanes,
+                        indices, scratch.radii + j * kLanes);
+      if (!align) continue;
+      fold_alignment<kLanes>(table, indices, scratch.alignments + left,
+                             scratch.alignments + left + kLanes, scratch.alignments + j * kLanes);
     }
   }
-  return count;
+  for (std::size_t join = 0; join < tables.joins.size(); ++join) {
+    const AngleTable& table = tables.joins[join];
+    const std::size_t part = tables.join_position(join) * kLanes;
+    std::uint8_t* const indices =
+        scratch.indices + (tables.first_angle[tables.levels.size() + 1] + join) * kLanes;
+    fold_node<kLanes>(table, false, scratch.radii, scratch.radii + part, indices, scratch.radii);
+    if (!align) continue;
+    fold_alignment<kLanes>(table, indices, scratch.alignments, scratch.alignments + part,
+                           scratch.alignments);
+  }
+  float factors[kLanes];
+  radius_factors<kLanes>(tables, scratch, factors);
+  bool fits = true;
+  for (std::size_t block = 0; block < tables.num_radii(); ++block) {
+    fits &= store_radii<kLanes>(tables, scratch, factors, scales, block, tile);
+  }
+  store_indices<kLanes>(tables, scratch.indices, tile);
+  return fits;
 }
 
 }  // namespace loops

@@ -22,20 +22,22 @@ namespace detail {
 template <typename T>
 struct Kernels {
   const char* name;
-  void (*rotate)(const Rotation&, Rows<const T>, Rows<T>);
-  void (*rotate_back)(const Rotation&, Rows<const T>, Rows<T>);
-  void (*rotate_float)(const Rotation&, Rows<const float>, Rows<float>);
-  std::size_t (*encode)(const CodecTables&, const float*, const double*, std::size_t,
-                        const loops::EncodeScratch&, std::byte*);
+  void (*rotate)(const Rotation&, const T*, T*);
+  void (*rotate_back)(const Rotation&, const T*, T*);
+  bool (*encode_tile)(const CodecTables&, const Rotation&, const double*,
+                      const loops::EncodeScratch&, std::byte*);
+  bool (*encode_row)(const CodecTables&, const Rotation&, const double*,
+                     const loops::EncodeScratch&, std::byte*);
   void (*prepare_query)(const CodecTables&, const T*, T*);
   void (*score_tiles)(const CodecTables&, const std::byte*, std::size_t, Rows<const T>,
                       const loops::TileScratch<T>&, Rows<T>);
   void (*accumulate_tiles)(const CodecTables&, const std::byte*, std::size_t, Rows<const T>,
                            const loops::TileScratch<T>&, Rows<T>);
   void (*reduce_lanes)(const T*, std::size_t, T, T*);
-  void (*decode_tile)(const CodecTables&, const std::byte*, const loops::TileScratch<T>&, T*);
+  void (*decode_tile)(const CodecTables&, const Rotation&, const std::byte*,
+                      const loops::TileScratch<T>&, Rows<T>);
   T (*dot_row)(const CodecTables&, const std::byte*, const T*, const loops::TileScratch<T>&);
-  void (*decode_row)(const CodecTables&, const std::byte*, const loops::TileScratch<T>&);
+  void (*expand_row)(const CodecTables&, const std::byte*, const loops::TileScratch<T>&);
   T (*maximum)(const T*, std::size_t);
   T (*exponentiate)(T*, std::size_t, T);
 };
@@ -48,20 +50,21 @@ POLARQUANT_END_NAMESPACE
 #define POLARQUANT_DEFINE_KERNELS(name, isa_value, target)                                       \
   template <typename T>                                                                          \
   struct name {                                                                                  \
-    target static void rotate(const Rotation& rotation, Rows<const T> x, Rows<T> y) {            \
+    target static void rotate(const Rotation& rotation, const T* x, T* y) {                      \
       loops::rotate(rotation, x, y);                                                             \
     }                                                                                            \
-    target static void rotate_back(const Rotation& rotation, Rows<const T> y, Rows<T> x) {       \
+    target static void rotate_back(const Rotation& rotation, const T* y, T* x) {                 \
       loops::rotate_back(rotation, y, x);                                                        \
     }                                                                                            \
-    target static void rotate_float(const Rotation& rotation, Rows<const float> x,               \
-                                    Rows<float> y) {                                             \
-      loops::rotate(rotation, x, y);                                                             \
+    target static bool encode_tile(const CodecTables& tables, const Rotation& rotation,          \
+                                   const double* scales, const loops::EncodeScratch& scratch,    \
+                                   std::byte* tile) {                                            \
+      return loops::encode<kTileTokens>(tables, rotation, scales, scratch, tile);                \
     }                                                                                            \
-    target static std::size_t encode(const CodecTables& tables, const float* rows,               \
-                                     const double* scales, std::size_t count,                    \
-                                     const loops::EncodeScratch& scratch, std::byte* codes) {    \
-      return loops::encode(tables, rows, scales, count, scratch, codes);                         \
+    target static bool encode_row(const CodecTables& tables, const Rotation& rotation,           \
+                                  const double* scales, const loops::EncodeScratch& scratch,     \
+                                  std::byte* code) {                                             \
+      return loops::encode<1>(tables, rotation, scales, scratch, code);                          \
     }                                                                                            \
     target static void prepare_query(const CodecTables& tables, const T* query, T* prepared) {   \
       loops::prepare_query(tables, query, prepared);                                             \
@@ -79,17 +82,18 @@ POLARQUANT_END_NAMESPACE
     target static void reduce_lanes(const T* sums, std::size_t count, T factor, T* out) {        \
       loops::reduce_lanes(sums, count, factor, out);                                             \
     }                                                                                            \
-    target static void decode_tile(const CodecTables& tables, const std::byte* tile,             \
-                                   const loops::TileScratch<T>& scratch, T* vectors) {           \
-      loops::decode_tile(tables, tile, scratch, vectors);                                        \
+    target static void decode_tile(const CodecTables& tables, const Rotation& rotation,          \
+                                   const std::byte* tile, const loops::TileScratch<T>& scratch,  \
+                                   Rows<T> rows) {                                               \
+      loops::decode_tile(tables, rotation, tile, scratch, rows);                                 \
     }                                                                                            \
     target static T dot_row(const CodecTables& tables, const std::byte* code, const T* prepared, \
                             const loops::TileScratch<T>& scratch) {                              \
       return loops::dot_row(tables, code, prepared, scratch);                                    \
     }                                                                                            \
-    target static void decode_row(const CodecTables& tables, const std::byte* code,              \
+    target static void expand_row(const CodecTables& tables, const std::byte* code,              \
                                   const loops::TileScratch<T>& scratch) {                        \
-      loops::decode_row(tables, code, scratch);                                                  \
+      loops::expand_row(tables, code, scratch);                                                  \
     }                                                                                            \
     target static T maximum(const T* values, std::size_t count) {                                \
       return loops::maximum(values, count);                                                      \
@@ -101,15 +105,15 @@ POLARQUANT_END_NAMESPACE
       return {isa_name(isa_value),                                                               \
               rotate,                                                                            \
               rotate_back,                                                                       \
-              rotate_float,                                                                      \
-              encode,                                                                            \
+              encode_tile,                                                                       \
+              encode_row,                                                                        \
               prepare_query,                                                                     \
               score_tiles,                                                                       \
               accumulate_tiles,                                                                  \
               reduce_lanes,                                                                      \
               decode_tile,                                                                       \
               dot_row,                                                                           \
-              decode_row,                                                                        \
+              expand_row,                                                                        \
               maximum,                                                                           \
               exponentiate};                                                                     \
     }                                                                                            \

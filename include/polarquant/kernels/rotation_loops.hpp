@@ -1,4 +1,4 @@
-// Rotation of many vectors, in plain loops.
+// Rotation of one vector, in plain loops. Many at once: Rotation::apply with lanes.
 #pragma once
 
 #include <cstddef>
@@ -6,76 +6,55 @@
 #include "polarquant/fixed_math.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/rotation.hpp"
-#include "polarquant/rows.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace loops {
 
-// y = x M for kRows rows at once; the same sums in the same order as multiply_row.
-template <std::size_t kRows, typename T>
-POLARQUANT_ALWAYS_INLINE void multiply_rows(const float* matrix, std::size_t d, const T* x,
-                                            std::size_t x_stride, T* y, std::size_t y_stride) {
-  constexpr std::size_t kColumns = 32;
+// y = x M for a row-major d x d matrix, many columns at a time; the same sums in the same order as
+// multiply_lanes.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void multiply_row(const float* matrix, std::size_t d, const T* x, T* y) {
+  constexpr std::size_t kColumns = 64;
   for (std::size_t first = 0; first < d; first += kColumns) {
-    T sums[kRows][kColumns] = {};
-    if (first + kColumns <= d) {
+    const std::size_t width = d - first < kColumns ? d - first : kColumns;
+    T sums[kColumns] = {};
+    if (width == kColumns) {
       for (std::size_t i = 0; i < d; ++i) {
-        for (std::size_t r = 0; r < kRows; ++r) {
-          for (std::size_t j = 0; j < kColumns; ++j) {
-            sums[r][j] =
-                fused(x[r * x_stride + i], static_cast<T>(matrix[i * d + first + j]), sums[r][j]);
-          }
+        for (std::size_t j = 0; j < kColumns; ++j) {
+          sums[j] = fused(x[i], static_cast<T>(matrix[i * d + first + j]), sums[j]);
         }
       }
     } else {
       for (std::size_t i = 0; i < d; ++i) {
-        for (std::size_t r = 0; r < kRows; ++r) {
-          for (std::size_t j = 0; j < d - first; ++j) {
-            sums[r][j] =
-                fused(x[r * x_stride + i], static_cast<T>(matrix[i * d + first + j]), sums[r][j]);
-          }
+        for (std::size_t j = 0; j < width; ++j) {
+          sums[j] = fused(x[i], static_cast<T>(matrix[i * d + first + j]), sums[j]);
         }
       }
     }
-    const std::size_t width = d - first < kColumns ? d - first : kColumns;
-    for (std::size_t r = 0; r < kRows; ++r) {
-      for (std::size_t j = 0; j < width; ++j) y[r * y_stride + first + j] = sums[r][j];
-    }
+    for (std::size_t j = 0; j < width; ++j) y[first + j] = sums[j];
   }
 }
 
+// y = x S. x, y: [head_dim], not overlapping.
 template <typename T>
-POLARQUANT_ALWAYS_INLINE void multiply_all(const float* matrix, std::size_t d, Rows<const T> x,
-                                           Rows<T> y) {
-  std::size_t row = 0;
-  for (; row + 4 <= x.count; row += 4) {
-    multiply_rows<4>(matrix, d, x.row(row), x.stride, y.row(row), y.stride);
-  }
-  for (; row < x.count; ++row) {
-    multiply_rows<1>(matrix, d, x.row(row), x.stride, y.row(row), y.stride);
-  }
-}
-
-// Row by row y = x S. The rows must not overlap.
-template <typename T>
-POLARQUANT_ALWAYS_INLINE void rotate(const Rotation& rotation, Rows<const T> x, Rows<T> y) {
+POLARQUANT_ALWAYS_INLINE void rotate(const Rotation& rotation, const T* x, T* y) {
   if (rotation.kind() == RotationKind::kHaar) {
-    multiply_all(rotation.haar(), static_cast<std::size_t>(rotation.head_dim()), x, y);
-    return;
+    multiply_row(rotation.haar(), static_cast<std::size_t>(rotation.head_dim()), x, y);
+  } else {
+    rotation.apply(x, y);
   }
-  for (std::size_t row = 0; row < x.count; ++row) rotation.apply(x.row(row), y.row(row));
 }
 
-// Row by row x = y S^T. The rows must not overlap.
+// x = y S^T. x, y: [head_dim], not overlapping.
 template <typename T>
-POLARQUANT_ALWAYS_INLINE void rotate_back(const Rotation& rotation, Rows<const T> y, Rows<T> x) {
+POLARQUANT_ALWAYS_INLINE void rotate_back(const Rotation& rotation, const T* y, T* x) {
   if (rotation.kind() == RotationKind::kHaar) {
-    multiply_all(rotation.haar_transposed(), static_cast<std::size_t>(rotation.head_dim()), y, x);
-    return;
+    multiply_row(rotation.haar_transposed(), static_cast<std::size_t>(rotation.head_dim()), y, x);
+  } else {
+    rotation.apply_transpose(y, x);
   }
-  for (std::size_t row = 0; row < y.count; ++row) rotation.apply_transpose(y.row(row), x.row(row));
 }
 
 }  // namespace loops

@@ -1,0 +1,182 @@
+// The bytes of a code: the same for every type, batch, stride and tile.
+#include <gtest/gtest.h>
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+#include "polarquant/codec.hpp"
+#include "test_util.hpp"
+
+namespace {
+
+using polarquant::EncodeResult;
+using polarquant::kTileTokens;
+using polarquant::PolarCodec;
+using polarquant::PolarFormat;
+using polarquant::Random;
+using polarquant::RotationKind;
+using polarquant_test::decode_rows;
+using polarquant_test::encode_rows;
+using polarquant_test::gaussian_vector;
+using polarquant_test::GuardedBytes;
+using polarquant_test::make_rotation;
+using polarquant_test::random_format;
+using polarquant_test::random_int;
+
+constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
+                                       RotationKind::kHaar};
+
+// A Haar matrix costs head_dim^3; the widest formats take the fast rotation instead.
+RotationKind random_rotation(Random& random, int head_dim) {
+  const RotationKind kind = kRotations[random_int(random, 0, 2)];
+  return kind == RotationKind::kHaar && head_dim > 256 ? RotationKind::kHadamard : kind;
+}
+
+template <typename T>
+class CodecTypedTest : public testing::Test {};
+using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
+TYPED_TEST_SUITE(CodecTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+
+TYPED_TEST(CodecTypedTest, EqualValuesGiveTheBytesOfFloat) {
+  Random random(41);
+  for (int trial = 0; trial < 20; ++trial) {
+    const PolarFormat format =
+        trial == 0 ? PolarFormat::uncompressed(64) : random_format(random, 256);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim);
+    const auto rotation = make_rotation(random_rotation(random, format.head_dim), format.head_dim);
+    // Six bits of mantissa: exact in every type.
+    std::vector<float> singles(20 * d);
+    std::vector<TypeParam> rows(20 * d);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      singles[i] =
+          std::ldexp(static_cast<float>(random_int(random, -63, 63)), random_int(random, -8, 2));
+      rows[i] = static_cast<TypeParam>(singles[i]);
+      ASSERT_EQ(static_cast<float>(rows[i]), singles[i]);
+    }
+    const std::vector<std::byte> codes = encode_rows(PolarCodec<TypeParam>(format, rotation), rows);
+    ASSERT_FALSE(codes.empty());
+    EXPECT_EQ(codes, encode_rows(PolarCodec<float>(format, rotation), singles))
+        << format.description();
+  }
+}
+
+TEST(CodecTest, AnyDivisionIntoBatchesGivesTheSameBytes) {
+  Random random(43);
+  for (int trial = 0; trial < 20; ++trial) {
+    const PolarFormat format = random_format(random, 256);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim);
+    const PolarCodec<float> codec(
+        format, make_rotation(random_rotation(random, format.head_dim), format.head_dim));
+    const std::vector<float> rows = gaussian_vector<float>(90 * d, random.next());
+    const std::vector<std::byte> whole = encode_rows(codec, rows);
+    std::vector<std::byte> pieces(whole.size());
+    GuardedBytes scratch(codec.scratch_bytes());
+    for (std::size_t first = 0; first < 90;) {
+      const std::size_t count =
+          std::min<std::size_t>(90 - first, static_cast<std::size_t>(random_int(random, 1, 40)));
+      codec.encode(
+          {rows.data() + first * d, count, d},
+          {pieces.data() + first * codec.bytes_per_vector(), count, codec.bytes_per_vector()},
+          scratch.data());
+      first += count;
+    }
+    EXPECT_EQ(whole, pieces) << format.description();
+  }
+}
+
+TEST(CodecTest, EncodeWritesNothingBetweenTheCodes) {
+  Random random(47);
+  for (int trial = 0; trial < 20; ++trial) {
+    const PolarFormat format =
+        trial == 0 ? PolarFormat::uncompressed(64) : random_format(random, 256);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim);
+    const PolarCodec<float> codec(format, make_rotation(RotationKind::kHadamard, format.head_dim));
+    const std::vector<float> rows = gaussian_vector<float>(20 * d, random.next());
+    const std::size_t stride = codec.bytes_per_vector() + 3;
+    std::vector<std::byte> codes(20 * stride, std::byte{0x77});
+    GuardedBytes scratch(codec.scratch_bytes());
+    codec.encode({rows.data(), 20, d}, {codes.data(), 20, stride}, scratch.data());
+    for (std::size_t row = 0; row < 20; ++row) {
+      for (std::size_t byte = codec.bytes_per_vector(); byte < stride; ++byte) {
+        ASSERT_EQ(codes[row * stride + byte], std::byte{0x77}) << format.description();
+      }
+    }
+  }
+}
+
+TEST(CodecTest, DecodeWritesNothingBetweenTheRows) {
+  Random random(53);
+  for (int trial = 0; trial < 20; ++trial) {
+    const PolarFormat format =
+        trial == 0 ? PolarFormat::uncompressed(64) : random_format(random, 256);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim);
+    const PolarCodec<float> codec(
+        format, make_rotation(random_rotation(random, format.head_dim), format.head_dim));
+    const std::vector<std::byte> codes =
+        encode_rows(codec, gaussian_vector<float>(20 * d, random.next()));
+    std::vector<float> rows(20 * (d + 2), 77.0f);
+    GuardedBytes scratch(codec.scratch_bytes());
+    codec.decode({codes.data(), 20, codec.bytes_per_vector()}, {rows.data(), 20, d + 2},
+                 scratch.data());
+    for (std::size_t row = 0; row < 20; ++row) {
+      ASSERT_EQ(rows[row * (d + 2) + d], 77.0f) << format.description();
+      ASSERT_EQ(rows[row * (d + 2) + d + 1], 77.0f) << format.description();
+    }
+  }
+}
+
+TEST(CodecTest, EncodeTileHoldsTheCodesOfEncode) {
+  Random random(59);
+  for (int trial = 0; trial < 20; ++trial) {
+    const PolarFormat format =
+        trial == 0 ? PolarFormat::uncompressed(64) : random_format(random, 256);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim);
+    const PolarCodec<float> codec(format, make_rotation(RotationKind::kHadamard, format.head_dim));
+    const std::size_t num_bytes = codec.bytes_per_vector();
+    const std::vector<float> rows = gaussian_vector<float>(7 * d, random.next());
+    const std::vector<std::byte> codes = encode_rows(codec, rows);
+    GuardedBytes tile(polarquant::tile_bytes(num_bytes));
+    GuardedBytes scratch(codec.scratch_bytes());
+    const EncodeResult result =
+        codec.encode_tile({rows.data(), 7, d}, 5, tile.data(), scratch.data());
+    EXPECT_EQ(result.num_encoded, 7u);
+    std::vector<std::byte> slot(num_bytes);
+    for (std::size_t t = 0; t < kTileTokens; ++t) {
+      polarquant::read_tile_slot(tile.data(), num_bytes, t, slot.data());
+      if (t < 5 || t >= 12) {
+        EXPECT_EQ(slot, std::vector<std::byte>(num_bytes, std::byte{0xa5})) << t;
+      } else {
+        EXPECT_EQ(std::memcmp(slot.data(), codes.data() + (t - 5) * num_bytes, num_bytes), 0) << t;
+      }
+    }
+    EXPECT_TRUE(tile.guard_is_intact());
+  }
+}
+
+TEST(CodecTest, DecodeTileGivesTheRowsOfDecode) {
+  Random random(61);
+  for (int trial = 0; trial < 20; ++trial) {
+    const PolarFormat format =
+        trial == 0 ? PolarFormat::uncompressed(64) : random_format(random, 256);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim);
+    const PolarCodec<float> codec(
+        format, make_rotation(random_rotation(random, format.head_dim), format.head_dim));
+    const std::vector<float> rows = gaussian_vector<float>(kTileTokens * d, random.next());
+    const std::vector<float> expected = decode_rows(codec, encode_rows(codec, rows));
+    std::vector<std::byte> tile(polarquant::tile_bytes(codec.bytes_per_vector()));
+    GuardedBytes scratch(codec.scratch_bytes());
+    codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data());
+    std::vector<float> decoded(9 * d + 1, 77.0f);
+    codec.decode_tile(tile.data(), {decoded.data(), 9, d}, scratch.data());
+    for (std::size_t i = 0; i < 9 * d; ++i) {
+      ASSERT_NEAR(decoded[i], expected[i], 1e-5) << format.description();
+    }
+    EXPECT_EQ(decoded[9 * d], 77.0f);
+  }
+}
+
+}  // namespace

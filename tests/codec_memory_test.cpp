@@ -1,0 +1,143 @@
+// What a codec may touch: its scratch to the last byte, no other memory, and no exception.
+#include <gtest/gtest.h>
+
+#include <Eigen/Core>
+#include <cstddef>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "count_allocations.hpp"
+#include "polarquant/codec.hpp"
+#include "test_util.hpp"
+
+namespace {
+
+using polarquant::FloatType;
+using polarquant::kTileTokens;
+using polarquant::PolarCodec;
+using polarquant::PolarFormat;
+using polarquant::Random;
+using polarquant::RotationKind;
+using polarquant_test::AccumulatorOf;
+using polarquant_test::count_allocations;
+using polarquant_test::gaussian_vector;
+using polarquant_test::GuardedBytes;
+using polarquant_test::make_rotation;
+using polarquant_test::random_format;
+
+constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
+                                       RotationKind::kHaar};
+
+template <typename T>
+class CodecTypedTest : public testing::Test {};
+using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
+TYPED_TEST_SUITE(CodecTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+
+TYPED_TEST(CodecTypedTest, NoCallWritesBeyondScratchBytes) {
+  using Accumulator = AccumulatorOf<TypeParam>;
+  Random random(71);
+  for (int trial = 0; trial < 40; ++trial) {
+    const PolarFormat format =
+        trial == 0 ? PolarFormat::uncompressed(64, FloatType::kFloat64) : random_format(random);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim);
+    const PolarCodec<TypeParam> codec(format,
+                                      make_rotation(RotationKind::kHadamard, format.head_dim));
+    const std::size_t num_bytes = codec.bytes_per_vector();
+    const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(33 * d, 1);
+    GuardedBytes scratch(codec.scratch_bytes());
+    GuardedBytes codes(33 * num_bytes);
+    GuardedBytes tile(polarquant::tile_bytes(num_bytes));
+    GuardedBytes decoded(33 * d * sizeof(Accumulator));
+    GuardedBytes prepared(codec.prepared_size() * sizeof(Accumulator));
+    Accumulator* const output = reinterpret_cast<Accumulator*>(decoded.data());
+    Accumulator* const table = reinterpret_cast<Accumulator*>(prepared.data());
+    codec.encode({rows.data(), 33, d}, {codes.data(), 33, num_bytes}, scratch.data());
+    codec.decode({codes.data(), 33, num_bytes}, {output, 33, d}, scratch.data());
+    codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data());
+    codec.decode_tile(tile.data(), {output, kTileTokens, d}, scratch.data());
+    codec.prepare_query(rows.data(), table, scratch.data());
+    codec.dot(table, codes.data() + 32 * num_bytes, scratch.data());
+    codec.accumulate(Accumulator(1), codes.data() + 32 * num_bytes, output, scratch.data());
+    codec.finish(output, output + d);
+    EXPECT_TRUE(scratch.guard_is_intact()) << format.description();
+    EXPECT_TRUE(codes.guard_is_intact()) << format.description();
+    EXPECT_TRUE(tile.guard_is_intact()) << format.description();
+    EXPECT_TRUE(decoded.guard_is_intact()) << format.description();
+    EXPECT_TRUE(prepared.guard_is_intact()) << format.description();
+  }
+}
+
+TEST(CodecTest, TheCounterOfAllocationsCounts) {
+  EXPECT_EQ(count_allocations([] { ::operator delete(::operator new(1)); }), 1u);
+}
+
+TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
+  using Accumulator = AccumulatorOf<TypeParam>;
+  for (const RotationKind kind : kRotations) {
+    for (const PolarFormat& format : {PolarFormat::paper(96), PolarFormat::full_depth(96, 3.25),
+                                      PolarFormat::uncompressed(96)}) {
+      const PolarCodec<TypeParam> codec(format, make_rotation(kind, 96));
+      const std::size_t num_bytes = codec.bytes_per_vector();
+      const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(40 * 96, 1);
+      std::vector<std::byte> codes(40 * num_bytes), tile(polarquant::tile_bytes(num_bytes));
+      std::vector<Accumulator> decoded(40 * 96), prepared(codec.prepared_size()), output(96);
+      GuardedBytes scratch(codec.scratch_bytes());
+      EXPECT_EQ(
+          count_allocations([&] {
+            codec.encode({rows.data(), 40, 96}, {codes.data(), 40, num_bytes}, scratch.data());
+            codec.encode_tile({rows.data(), 32, 96}, 0, tile.data(), scratch.data());
+            codec.decode({codes.data(), 40, num_bytes}, {decoded.data(), 40, 96}, scratch.data());
+            codec.decode_tile(tile.data(), {decoded.data(), 32, 96}, scratch.data());
+            codec.prepare_query(rows.data(), prepared.data(), scratch.data());
+            codec.dot(prepared.data(), codes.data(), scratch.data());
+            codec.accumulate(Accumulator(1), codes.data(), decoded.data(), scratch.data());
+            codec.finish(decoded.data(), output.data());
+          }),
+          0u);
+    }
+  }
+}
+
+TYPED_TEST(CodecTypedTest, HotCallsAreNoexcept) {
+  using Codec = PolarCodec<TypeParam>;
+  using Accumulator = AccumulatorOf<TypeParam>;
+  using polarquant::Rows;
+  std::byte* const bytes = nullptr;
+  Accumulator* const numbers = nullptr;
+  const TypeParam* const query = nullptr;
+  static_assert(noexcept(
+      std::declval<const Codec&>().encode(Rows<const TypeParam>{}, Rows<std::byte>{}, bytes)));
+  static_assert(
+      noexcept(std::declval<const Codec&>().encode_tile(Rows<const TypeParam>{}, 0, bytes, bytes)));
+  static_assert(noexcept(
+      std::declval<const Codec&>().decode(Rows<const std::byte>{}, Rows<Accumulator>{}, bytes)));
+  static_assert(
+      noexcept(std::declval<const Codec&>().decode_tile(bytes, Rows<Accumulator>{}, bytes)));
+  static_assert(noexcept(std::declval<const Codec&>().prepare_query(query, numbers, bytes)));
+  static_assert(noexcept(std::declval<const Codec&>().dot(numbers, bytes, bytes)));
+  static_assert(
+      noexcept(std::declval<const Codec&>().accumulate(Accumulator(1), bytes, numbers, bytes)));
+  static_assert(noexcept(std::declval<const Codec&>().finish(numbers, numbers)));
+}
+
+// ---- memory_bytes ----
+
+TEST(CodecTest, MemoryCountsTheRotationAndTheTables) {
+  for (const PolarFormat& format : {PolarFormat::paper(128), PolarFormat::full_depth(128, 3.25),
+                                    PolarFormat::uncompressed(128)}) {
+    const PolarCodec<float> codec(format, make_rotation(RotationKind::kHaar, 128));
+    EXPECT_EQ(codec.memory_bytes(),
+              sizeof codec + codec.rotation().memory_bytes() + codec.tables().memory_bytes());
+  }
+}
+
+// What a codec allocates beyond the given rotation, by the allocator's own count of bytes.
+TEST(CodecTest, MemoryOfTheTablesIsSmallBesideThatOfTheRotation) {
+  const PolarCodec<float> codec(PolarFormat::full_depth(128, 3.25),
+                                make_rotation(RotationKind::kHaar, 128));
+  EXPECT_GT(codec.tables().memory_bytes(), 0u);
+  EXPECT_LT(codec.tables().memory_bytes(), codec.rotation().memory_bytes() / 4);
+}
+
+}  // namespace

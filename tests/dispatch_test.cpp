@@ -1,0 +1,189 @@
+// Which kernels run, and what does not depend on it.
+#include "polarquant/kernels/dispatch.hpp"
+
+#include <gtest/gtest.h>
+
+#include <Eigen/Core>
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tile_kernels_test_util.hpp"
+
+namespace {
+
+using polarquant::Arithmetic;
+using polarquant::FloatType;
+using polarquant::Isa;
+using polarquant::isa_is_available;
+using polarquant::isa_name;
+using polarquant::KVCache;
+using polarquant::KVCacheConfig;
+using polarquant::PolarCodec;
+using polarquant::PolarFormat;
+using polarquant::RotationKind;
+using polarquant::RowMatrix;
+using polarquant_test::cache_with;
+using polarquant_test::CachePair;
+using polarquant_test::decode_rows;
+using polarquant_test::encode_rows;
+using polarquant_test::format_of;
+using polarquant_test::gaussian_matrix;
+using polarquant_test::gaussian_vector;
+using polarquant_test::GuardedBytes;
+using polarquant_test::has_tile_kernels;
+using polarquant_test::make_rotation;
+using polarquant_test::message_of;
+using polarquant_test::name_of;
+using polarquant_test::ScopedIsa;
+using polarquant_test::tile_config;
+using polarquant_test::tile_formats;
+
+TEST(KernelsDispatchTest, AMissingIsaIsAnErrorOfTheCodec) {
+  const Isa missing = isa_is_available(Isa::kAvx2) ? Isa::kNeon : Isa::kAvx2;
+  const ScopedIsa scoped(isa_name(missing));
+  const std::string message = message_of<std::runtime_error>(
+      [] { PolarCodec<float>(PolarFormat::paper(64), make_rotation(RotationKind::kNone, 64)); });
+  EXPECT_NE(message.find("POLARQUANT_ISA is " + std::string(isa_name(missing)) +
+                         ", which this machine or build does not have"),
+            std::string::npos)
+      << message;
+}
+
+TEST(KernelsDispatchTest, AnUnknownIsaIsAnErrorOfTheCache) {
+  const ScopedIsa scoped("mmx");
+  const std::string message =
+      message_of<std::runtime_error>([] { KVCache<float> cache{KVCacheConfig{}}; });
+  EXPECT_NE(message.find("POLARQUANT_ISA is mmx, must be scalar, avx2, avx512 or neon"),
+            std::string::npos)
+      << message;
+}
+
+// ---- The kernels on tiles ----
+
+using TileKernelsDispatchTest = polarquant_test::TileKernelsFixture;
+
+std::string kernel_name_of(const char* isa, const PolarFormat& format, Arithmetic arithmetic) {
+  return cache_with<float>(isa, tile_config(format, format, arithmetic)).kernel_name();
+}
+
+// Formats without kernels on tiles, one for each reason; see TileTables.
+std::vector<PolarFormat> other_formats() {
+  std::vector<PolarFormat> formats = {
+      PolarFormat::uncompressed(64),    PolarFormat::full_depth(40, 3.25), format_of(64, {4, 2, 2}),
+      format_of(64, {4, 2, 2, 2, 2}),   format_of(64, {6, 2, 2, 2}),       PolarFormat::paper(64),
+      PolarFormat::full_depth(64, 3.25)};
+  formats[5].radius_type = FloatType::kFloat16;
+  formats[6].radius_type = FloatType::kFloat32;
+  return formats;
+}
+
+TEST_F(TileKernelsDispatchTest, RunWhereTheFormatAllowsThem) {
+  for (const PolarFormat& format : tile_formats()) {
+    EXPECT_EQ(kernel_name_of("avx512", format, Arithmetic::kExact), "avx512 tiles")
+        << name_of(format);
+    EXPECT_EQ(kernel_name_of("avx512", format, Arithmetic::kFixedPoint), "avx512 tiles, 16-bit")
+        << name_of(format);
+  }
+  for (const PolarFormat& format : other_formats()) {
+    EXPECT_EQ(kernel_name_of("avx512", format, Arithmetic::kExact), "avx512") << name_of(format);
+    EXPECT_EQ(kernel_name_of("avx512", format, Arithmetic::kFixedPoint), "avx512")
+        << name_of(format);
+  }
+}
+
+TEST(KernelsDispatchTest, SixteenBitsAreNeverTheDefault) {
+  EXPECT_EQ(KVCacheConfig{}.arithmetic, Arithmetic::kExact);
+  const KVCache<float> cache(tile_config(PolarFormat::paper(64), PolarFormat::paper(64)));
+  EXPECT_EQ(std::string(cache.kernel_name()).find("16-bit"), std::string::npos);
+}
+
+TEST(KernelsDispatchTest, OtherInstructionSetsHaveNoKernelsIn16Bits) {
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kNeon}) {
+    if (!isa_is_available(isa)) continue;
+    EXPECT_EQ(kernel_name_of(isa_name(isa), PolarFormat::paper(64), Arithmetic::kFixedPoint),
+              isa_name(isa));
+  }
+}
+
+TEST(KernelsDispatchTest, SixteenBitsAreTakenByDefaultExactlyWhereTheMachineHasThem) {
+  const ScopedIsa scoped(nullptr);
+  const KVCache<float> cache(
+      tile_config(PolarFormat::paper(64), PolarFormat::paper(64), Arithmetic::kFixedPoint));
+  EXPECT_EQ(std::string(cache.kernel_name()) == "avx512 tiles, 16-bit", has_tile_kernels());
+}
+
+// ---- Where 16 bits are not possible they change nothing ----
+
+template <typename T>
+void expect_fixed_is_exact(const PolarFormat& format) {
+  const int d = format.head_dim;
+  KVCache<T> exact(tile_config(format, format, Arithmetic::kExact));
+  KVCache<T> fixed(tile_config(format, format, Arithmetic::kFixedPoint));
+  EXPECT_STREQ(exact.kernel_name(), fixed.kernel_name());
+  for (KVCache<T>* cache : {&exact, &fixed}) {
+    cache->append(gaussian_matrix<T>(70, d, 1), gaussian_matrix<T>(70, d, 2));
+  }
+  const RowMatrix<T> queries = gaussian_matrix<T>(3, d, 3);
+  EXPECT_EQ(exact.attention_scores(queries), fixed.attention_scores(queries)) << name_of(format);
+  EXPECT_EQ(exact.attend(queries), fixed.attend(queries)) << name_of(format);
+}
+
+TEST(KernelsDispatchTest, FixedPointOnDoublesIsExactBitForBit) {
+  for (const PolarFormat& format : {PolarFormat::paper(64), PolarFormat::full_depth(80, 3.25)}) {
+    expect_fixed_is_exact<double>(format);
+  }
+}
+
+TEST(KernelsDispatchTest, FixedPointOnOtherFormatsIsExactBitForBit) {
+  for (const PolarFormat& format : other_formats()) expect_fixed_is_exact<float>(format);
+}
+
+// ---- What is the same in both arithmetics ----
+
+// T = half and bfloat16 compute in float, and so have the kernels of float.
+TEST_F(TileKernelsDispatchTest, HalvesHaveTheKernelsOfFloats) {
+  const KVCacheConfig config =
+      tile_config(PolarFormat::paper(64), PolarFormat::paper(64), Arithmetic::kFixedPoint);
+  EXPECT_STREQ(cache_with<Eigen::half>("avx512", config).kernel_name(), "avx512 tiles, 16-bit");
+  EXPECT_STREQ(cache_with<Eigen::bfloat16>("avx512", config).kernel_name(), "avx512 tiles, 16-bit");
+}
+
+TEST_F(TileKernelsDispatchTest, CodesRowsAndDotsDoNotDependOnTheArithmetic) {
+  for (const PolarFormat& format : tile_formats()) {
+    const std::size_t d = static_cast<std::size_t>(format.head_dim);
+    const auto rotation = make_rotation(RotationKind::kHadamard, format.head_dim);
+    const PolarCodec<float> exact(format, rotation, Arithmetic::kExact);
+    const PolarCodec<float> fixed(format, rotation, Arithmetic::kFixedPoint);
+    EXPECT_EQ(exact.arithmetic(), Arithmetic::kExact);
+    EXPECT_EQ(fixed.arithmetic(), Arithmetic::kFixedPoint);
+    ASSERT_EQ(exact.prepared_size(), fixed.prepared_size());
+    const std::vector<float> rows = gaussian_vector<float>(40 * d, 1);
+    const std::vector<std::byte> codes = encode_rows(exact, rows);
+    ASSERT_FALSE(codes.empty());
+    EXPECT_EQ(encode_rows(fixed, rows), codes) << name_of(format);
+    EXPECT_EQ(decode_rows(fixed, codes), decode_rows(exact, codes)) << name_of(format);
+    GuardedBytes scratch(exact.scratch_bytes());
+    GuardedBytes prepared(exact.prepared_size() * sizeof(float));
+    float* const query = reinterpret_cast<float*>(prepared.data());
+    exact.prepare_query(rows.data(), query, scratch.data());
+    const float expected = exact.dot(query, codes.data(), scratch.data());
+    fixed.prepare_query(rows.data(), query, scratch.data());
+    EXPECT_EQ(fixed.dot(query, codes.data(), scratch.data()), expected) << name_of(format);
+  }
+}
+
+TEST_F(TileKernelsDispatchTest, CachesOfBothArithmeticsHoldTheSameCodes) {
+  const PolarFormat format = PolarFormat::full_depth(80, 3.25);
+  const CachePair caches(tile_config(format, format), gaussian_matrix<float>(40, 80, 1),
+                         gaussian_matrix<float>(40, 80, 2));
+  for (std::size_t token = 0; token < 40; ++token) {
+    EXPECT_EQ(caches.exact.key_code(0, token), caches.fixed.key_code(0, token));
+    EXPECT_EQ(caches.exact.value_code(0, token), caches.fixed.value_code(0, token));
+  }
+  EXPECT_EQ(caches.exact.decode_keys(0), caches.fixed.decode_keys(0));
+  EXPECT_EQ(caches.exact.decode_values(0), caches.fixed.decode_values(0));
+}
+
+}  // namespace
