@@ -173,7 +173,7 @@ std::vector<Quality> evaluate_polar(const Sample& sample, const std::vector<Refe
 Evaluation evaluate_all(const Sample& sample, const std::vector<Reference>& references,
                         const Options& options) {
   Evaluator evaluator(sample, references, options);
-  evaluator.add("uncompressed fp16", [&] { return evaluator.float16(); });
+  evaluator.add("fp16, hand-written", [&] { return evaluator.float16(); });
   evaluator.add("q8_0-like + Hadamard",
                 [&] { return evaluator.baseline(hadamard_blocks<polarquant_baselines::Q8Codec>); });
   evaluator.add("q4_0-like + Hadamard",

@@ -28,7 +28,7 @@ struct Row {
 };
 
 struct Evaluation {
-  std::vector<Row> rows;             // the first is uncompressed fp16
+  std::vector<Row> rows;             // the first is the fp16 baseline
   std::vector<std::string> skipped;  // a sentence for each row that the sample's widths forbid
   std::string exact_kernel;          // the library's kernels, as KVCache::kernel_name tells them
   std::string fixed_point_kernel;
