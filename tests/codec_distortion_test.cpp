@@ -36,22 +36,8 @@ using polarquant_test::norm_of;
 using polarquant_test::radius_rounding_mse;
 using polarquant_test::random_format;
 using polarquant_test::random_int;
-
-constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
-                                       RotationKind::kHaar};
-
-PolarFormat with_meaning(PolarFormat format, RadiusMeaning meaning,
-                         FloatType type = FloatType::kBFloat16) {
-  format.radius_meaning = meaning;
-  format.radius_type = type;
-  return format;
-}
-
-// A Haar matrix costs head_dim^3; the widest formats take the fast rotation instead.
-RotationKind random_rotation(Random& random, int head_dim) {
-  const RotationKind kind = kRotations[random_int(random, 0, 2)];
-  return kind == RotationKind::kHaar && head_dim > 256 ? RotationKind::kHadamard : kind;
-}
+using polarquant_test::random_rotation;
+using polarquant_test::with_meaning;
 
 // ---- Distortion: exact formulas, from both sides ----
 

@@ -32,16 +32,7 @@ using polarquant_test::kSanitized;
 using polarquant_test::make_rotation;
 using polarquant_test::norm_of;
 using polarquant_test::random_format;
-using polarquant_test::random_int;
-
-constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
-                                       RotationKind::kHaar};
-
-// A Haar matrix costs head_dim^3; the widest formats take the fast rotation instead.
-RotationKind random_rotation(Random& random, int head_dim) {
-  const RotationKind kind = kRotations[random_int(random, 0, 2)];
-  return kind == RotationKind::kHaar && head_dim > 256 ? RotationKind::kHadamard : kind;
-}
+using polarquant_test::random_rotation;
 
 TEST(CodecTest, UncompressedFloat32IsExact) {
   const PolarCodec<float> codec(PolarFormat::uncompressed(80, FloatType::kFloat32),

@@ -112,6 +112,26 @@ inline polarquant::PolarFormat format_of(int head_dim, std::initializer_list<int
   return format;
 }
 
+inline constexpr polarquant::RotationKind kRotations[] = {polarquant::RotationKind::kNone,
+                                                          polarquant::RotationKind::kHadamard,
+                                                          polarquant::RotationKind::kHaar};
+
+// A Haar matrix costs head_dim^3; the widest formats take the fast rotation instead.
+inline polarquant::RotationKind random_rotation(polarquant::Random& random, int head_dim) {
+  const polarquant::RotationKind kind = kRotations[random_int(random, 0, 2)];
+  return kind == polarquant::RotationKind::kHaar && head_dim > 256
+             ? polarquant::RotationKind::kHadamard
+             : kind;
+}
+
+inline polarquant::PolarFormat with_meaning(
+    polarquant::PolarFormat format, polarquant::RadiusMeaning meaning,
+    polarquant::FloatType type = polarquant::FloatType::kBFloat16) {
+  format.radius_meaning = meaning;
+  format.radius_type = type;
+  return format;
+}
+
 inline std::shared_ptr<const polarquant::Rotation> make_rotation(polarquant::RotationKind kind,
                                                                  int head_dim,
                                                                  std::uint64_t seed = 1) {

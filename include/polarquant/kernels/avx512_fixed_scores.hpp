@@ -22,6 +22,20 @@ POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace avx512 {
 
+// out = x cosines + y sines, rounded.
+POLARQUANT_AVX512_INLINE void tabulate(float x, float y, const Lanes& cosines, const Lanes& sines,
+                                       Lanes& out) {
+  const __m512i c = load(cosines);
+  const __m512i s = load(sines);
+  const __m512 low = _mm512_fmadd_ps(_mm512_set1_ps(x), low_half(c),
+                                     _mm512_mul_ps(_mm512_set1_ps(y), low_half(s)));
+  const __m512 high = _mm512_fmadd_ps(_mm512_set1_ps(x), high_half(c),
+                                      _mm512_mul_ps(_mm512_set1_ps(y), high_half(s)));
+  __m256i* const halves = reinterpret_cast<__m256i*>(out.values);
+  _mm256_store_si256(halves, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(low)));
+  _mm256_store_si256(halves + 1, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(high)));
+}
+
 // The tables of one rotated query in 16 bits: what a subtree of two levels (or a pair) contributes,
 // per index. Scaled so that the whole query has norm 32000: no sum on the way up can overflow.
 // prepared[0] becomes the scale's inverse.
@@ -37,43 +51,20 @@ POLARQUANT_TARGET_AVX512_TILES inline void prepare_query_fixed(const CodecTables
   const float scale =
       norm2 > 0.0 ? static_cast<float>(std::min(32000.0 / std::sqrt(norm2), 1e37)) : 0.0f;
   prepared[0] = norm2 > 0.0 ? 1.0f / scale : 0.0f;
-  std::int16_t* out = reinterpret_cast<std::int16_t*>(prepared + 16);
-  if (tile_tables.combined) {
-    for (std::size_t node = 0; node < tables.head_dim() / 4; ++node) {
-      for (int side = 0; side < 2; ++side) {
-        const __m512 x =
-            _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side)] * scale / 32768.0f);
-        const __m512 y = _mm512_set1_ps(query[4 * node + 2 * static_cast<std::size_t>(side) + 1] *
-                                        scale / 32768.0f);
-        const Lanes64& cosine = tile_tables.coordinate[2 * side];
-        const Lanes64& sine = tile_tables.coordinate[2 * side + 1];
-        for (const auto half : {&Lanes64::low, &Lanes64::high}) {
-          const __m512i c = load(cosine.*half);
-          const __m512i s = load(sine.*half);
-          const __m512 low = _mm512_fmadd_ps(x, low_half(c), _mm512_mul_ps(y, low_half(s)));
-          const __m512 high = _mm512_fmadd_ps(x, high_half(c), _mm512_mul_ps(y, high_half(s)));
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                              _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(low)));
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16),
-                              _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(high)));
-          out += 32;
-        }
-      }
-    }
-    return;
-  }
-  const __m512i c = load(tile_tables.cosines[0]);
-  const __m512i s = load(tile_tables.sines[0]);
+  Lanes* out = reinterpret_cast<Lanes*>(prepared + 16);
+  const float unit = scale / 32768.0f;  // Fractions come in units of 2^-15.
   for (std::size_t pair = 0; pair < tables.head_dim() / 2; ++pair) {
-    const __m512 x = _mm512_set1_ps(query[2 * pair] * scale / 32768.0f);
-    const __m512 y = _mm512_set1_ps(query[2 * pair + 1] * scale / 32768.0f);
-    const __m512 low = _mm512_fmadd_ps(x, low_half(c), _mm512_mul_ps(y, low_half(s)));
-    const __m512 high = _mm512_fmadd_ps(x, high_half(c), _mm512_mul_ps(y, high_half(s)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                        _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(low)));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16),
-                        _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(high)));
-    out += 32;
+    const float x = query[2 * pair] * unit;
+    const float y = query[2 * pair + 1] * unit;
+    if (tile_tables.combined) {
+      // The first pair of four coordinates, or the second.
+      const Lanes64& cosines = tile_tables.coordinate[pair % 2 * 2];
+      const Lanes64& sines = tile_tables.coordinate[pair % 2 * 2 + 1];
+      tabulate(x, y, cosines.low, sines.low, *out++);
+      tabulate(x, y, cosines.high, sines.high, *out++);
+    } else {
+      tabulate(x, y, tile_tables.cosines[0], tile_tables.sines[0], *out++);
+    }
   }
 }
 
