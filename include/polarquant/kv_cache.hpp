@@ -139,6 +139,7 @@ class KVCache {
   AppendResult append(Rows<const T> keys, Rows<const T> values, std::byte* scratch) noexcept {
     POLARQUANT_DCHECK(keys.count == values.count);
     POLARQUANT_DCHECK(num_tokens_ + keys.count <= capacity());
+    if (keys.count == 0) return {};
     for (std::size_t head = 0; head < keys_.size(); ++head) {
       for (const bool is_value : {false, true}) {
         const PolarCodec<T>& codec = is_value ? codec_->values : codec_->keys;
