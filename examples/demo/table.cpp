@@ -80,8 +80,10 @@ void print_columns_meaning(const Sample& sample, const Evaluation& evaluation,
       "its\n"
       "                     errors, its time would say nothing\n"
       "same, 16-bit         the same with Arithmetic::kFixedPoint, kernels: %s\n"
-      "fp16 beside          the same for an fp16 attention written by hand for this instruction set, in\n"
-      "                     turns with the row's (not PolarFormat::uncompressed, which is plain loops)\n",
+      "fp16 beside          the same for an fp16 attention written by hand for this instruction "
+      "set, in\n"
+      "                     turns with the row's (not PolarFormat::uncompressed, which is plain "
+      "loops)\n",
       polarquant::detail::kPageTokens, sample.shape.num_query_heads / sample.shape.num_kv_heads,
       options.num_timing_tokens, sample.layers[sample.layers.size() / 2].name.c_str(),
       evaluation.exact_kernel.c_str(), evaluation.fixed_point_kernel.c_str());
@@ -143,11 +145,11 @@ void print_reading(const Sample& sample, const Evaluation& evaluation) {
         PolarFormat::full_depth(sample.shape.key_dim, row->bits_per_coordinate);
     // By theory on both sides, where the baseline has one.
     const bool has_theory = !std::isnan(row->expected_key_mse);
-    std::printf("- %s has %.2f times the key MSE (%s) expected of full_depth at its %.3f bits.\n",
-                name,
-                (has_theory ? row->expected_key_mse : row->mean.key_mse) /
-                    same.expected_relative_mse(),
-                has_theory ? "expected" : "measured", row->bits_per_coordinate);
+    std::printf(
+        "- %s: its %s key MSE is %.2f times that expected of full_depth at %.3f bits.\n", name,
+        has_theory ? "expected" : "measured",
+        (has_theory ? row->expected_key_mse : row->mean.key_mse) / same.expected_relative_mse(),
+        row->bits_per_coordinate);
   }
   if (exact.most > 0.0) {
     std::printf(
