@@ -15,6 +15,7 @@
 
 namespace {
 
+using method_test::format_of;
 using method_test::gaussian_quality;
 using method_test::make_rotation;
 using method_test::Mean;
@@ -30,18 +31,6 @@ using polarquant::PolarFormat;
 using polarquant::PolarShape;
 using polarquant::RadiusMeaning;
 using polarquant::RotationKind;
-
-PolarFormat format_of(int head_dim, const std::vector<int>& level_bits,
-                      RadiusMeaning meaning = RadiusMeaning::kNorm) {
-  PolarFormat format;
-  format.head_dim = head_dim;
-  format.levels = static_cast<int>(level_bits.size());
-  for (std::size_t i = 0; i < level_bits.size(); ++i) {
-    format.level_bits[i] = static_cast<std::uint8_t>(level_bits[i]);
-  }
-  format.radius_meaning = meaning;
-  return format;
-}
 
 PolarFormat with_meaning(PolarFormat format, RadiusMeaning meaning) {
   format.radius_meaning = meaning;

@@ -17,6 +17,7 @@
 namespace {
 
 using method_test::expect_invalid_argument;
+using method_test::format_of;
 using polarquant::AngleCodebook;
 using polarquant::AngleDistribution;
 using polarquant::CodebookSet;
@@ -26,18 +27,6 @@ using polarquant::FloatType;
 using polarquant::offline_codebooks;
 using polarquant::PolarFormat;
 using polarquant::RadiusMeaning;
-
-PolarFormat format_of(int head_dim, const std::vector<int>& level_bits,
-                      RadiusMeaning meaning = RadiusMeaning::kNorm) {
-  PolarFormat format;
-  format.head_dim = head_dim;
-  format.levels = static_cast<int>(level_bits.size());
-  for (std::size_t i = 0; i < level_bits.size(); ++i) {
-    format.level_bits[i] = static_cast<std::uint8_t>(level_bits[i]);
-  }
-  format.radius_meaning = meaning;
-  return format;
-}
 
 // Sizes -------------------------------------------------------------------------------------------
 

@@ -12,6 +12,20 @@
 
 namespace method_test {
 
+// A format of these bits, first level first.
+inline polarquant::PolarFormat format_of(
+    int head_dim, const std::vector<int>& level_bits,
+    polarquant::RadiusMeaning meaning = polarquant::RadiusMeaning::kNorm) {
+  polarquant::PolarFormat format;
+  format.head_dim = head_dim;
+  format.levels = static_cast<int>(level_bits.size());
+  for (std::size_t i = 0; i < level_bits.size(); ++i) {
+    format.level_bits[i] = static_cast<std::uint8_t>(level_bits[i]);
+  }
+  format.radius_meaning = meaning;
+  return format;
+}
+
 inline std::shared_ptr<const polarquant::Rotation> make_rotation(polarquant::RotationKind kind,
                                                                  int head_dim, std::uint64_t seed) {
   return std::make_shared<polarquant::Rotation>(kind, head_dim, seed);

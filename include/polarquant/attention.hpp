@@ -96,14 +96,16 @@ class HeadAttention {
         const std::size_t num_scores = std::min(kPageTokens, num_tokens_ - token);
         score_page(token, num_scores, count, work);
         for (std::size_t row = 0; row < count; ++row) {
-          if (!is_finite(queries, first + row)) {
-            std::fill_n(work.weights + row * kPageTokens, num_scores,
-                        std::numeric_limits<Accumulator>::quiet_NaN());
-          }
           std::copy_n(
               work.weights + row * kPageTokens, num_scores,
               scores.row(query_of(first + row) * num_query_heads + head_of(first + row)) + token);
         }
+      }
+      // Fixed point knows no NaN: it is said here.
+      for (std::size_t row = first; row < first + count; ++row) {
+        if (is_finite(queries, row)) continue;
+        std::fill_n(scores.row(query_of(row) * num_query_heads + head_of(row)), num_tokens_,
+                    std::numeric_limits<Accumulator>::quiet_NaN());
       }
     }
   }

@@ -125,7 +125,7 @@ class PolarCodec {
 
   // The kernels that run: "scalar", "avx2" or "avx512", the loops compiled for that instruction
   // set; or "avx512 tiles" or "avx512 tiles, 16-bit", whose scores and weighted sums have kernels
-  // of their own, 5 to 9 times as fast. Those need T other than double and a format as TileTables
+  // of their own, 3 to 9 times as fast. Those need T other than double and a format as TileTables
   // wants it: head_dim a multiple of 16, bfloat16 radii, at least 4 levels (full depth or blocks of
   // 16), at most 5 bits per angle.
   const char* kernel_name() const { return kernels_.name; }

@@ -105,16 +105,6 @@ inline std::size_t tile_bytes(std::size_t bytes_per_vector) {
   return kTileTokens * bytes_per_vector;
 }
 
-namespace detail {
-
-// Position in a tile of byte `byte` of vector `slot`.
-inline std::size_t tile_position(std::size_t num_bytes, std::size_t slot, std::size_t byte) {
-  if (byte + 1 == num_bytes && num_bytes % 2 != 0) return kTileTokens * byte + slot;
-  return (kTileTokens * (byte / 2) + slot) * 2 + byte % 2;
-}
-
-}  // namespace detail
-
 // Copies a code of `num_bytes` bytes into slot `slot` of a tile.
 inline void write_tile_slot(std::byte* tile, std::size_t num_bytes, std::size_t slot,
                             const std::byte* code) noexcept {

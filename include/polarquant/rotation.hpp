@@ -2,7 +2,6 @@
 // known in advance whatever x is.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,7 +19,8 @@ POLARQUANT_BEGIN_NAMESPACE
 
 enum class RotationKind : std::uint8_t {
   kNone = 0,      // S = I
-  kHadamard = 1,  // three rounds of random signs and a Hadamard transform: d log d operations
+  kHadamard = 1,  // three rounds of random signs and a Hadamard transform: d log d
+                  // operations for a power of two
   kHaar = 2,      // uniform over all orthogonal matrices: the angle law is exact; d^2 operations
 };
 

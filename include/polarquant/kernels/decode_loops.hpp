@@ -23,7 +23,8 @@ namespace loops {
 // Working memory for one tile.
 template <typename T>
 struct TileScratch {
-  T* values;              // [2, head_dim, kTileTokens]: the tree while it is folded or unfolded
+  T* values;              // [head_dim, kTileTokens]: the tree while it is folded or unfolded; for
+                          // score_tiles and accumulate_tiles twice that
   T* radii;               // [head_dim, kTileTokens]: the radii
   std::uint8_t* indices;  // [num_angles, kTileTokens]
 };

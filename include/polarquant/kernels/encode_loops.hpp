@@ -1,4 +1,4 @@
-// Encoding of rotated vectors, in plain loops and without trigonometry.
+// Rotation and encoding of vectors, in plain loops and without trigonometry.
 //
 // The code is a bit-exact function of its input: products that feed a sum are explicit fmas, and
 // every sum has a fixed order.
@@ -125,15 +125,19 @@ POLARQUANT_ALWAYS_INLINE void fold_alignment(const AngleTable& table, const std:
   }
 }
 
+// True if each vector has a factor of its own, which takes the alignments to know.
+inline bool factor_depends_on_vector(RadiusMeaning meaning) {
+  return meaning == RadiusMeaning::kProjection || meaning == RadiusMeaning::kLeastSquares;
+}
+
 // factors[t]: what the radii of vector t are multiplied by.
 template <std::size_t kLanes>
 POLARQUANT_ALWAYS_INLINE void radius_factors(const CodecTables& tables,
                                              const EncodeScratch& scratch, float* factors) {
   const RadiusMeaning meaning = tables.format.radius_meaning;
-  const bool is_constant = meaning == RadiusMeaning::kNorm || meaning == RadiusMeaning::kUnbiased;
   for (std::size_t t = 0; t < kLanes; ++t) {
     factors[t] = meaning == RadiusMeaning::kUnbiased ? tables.inverse_rho : 1.0f;
-    if (is_constant) continue;
+    if (!factor_depends_on_vector(meaning)) continue;
     float norm2 = 0.0f;    // ||x||^2 = ||u||^2
     float product = 0.0f;  // <x, u>
     for (std::size_t block = 0; block < tables.num_radii(); ++block) {
@@ -219,9 +223,7 @@ POLARQUANT_ALWAYS_INLINE bool encode(const CodecTables& tables, const Rotation& 
                                      const double* scales, const EncodeScratch& scratch,
                                      std::byte* tile) {
   const std::size_t d = tables.head_dim();
-  const RadiusMeaning meaning = tables.format.radius_meaning;
-  const bool align =
-      meaning == RadiusMeaning::kProjection || meaning == RadiusMeaning::kLeastSquares;
+  const bool align = factor_depends_on_vector(tables.format.radius_meaning);
   rotation.apply<kLanes>(scratch.given, scratch.radii);
   for (std::size_t i = 0; align && i < d * kLanes; ++i) scratch.alignments[i] = scratch.radii[i];
   for (std::size_t level = 1; level <= tables.levels.size(); ++level) {
