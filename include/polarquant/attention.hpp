@@ -41,10 +41,11 @@ struct AttentionScratch {
     weights = arena.take<Accumulator>(kMaxRows * kPageTokens);
     sums = arena.take<Accumulator>(kMaxRows * codec.values.head_dim() * kTileTokens);
     total = arena.take<Accumulator>(codec.values.head_dim());
-    // Twice what one tile needs: kernels on tiles keep two or four rows in it.
-    tile = {arena.take<Accumulator>(2 * kTileTokens * width),
+    tile = {arena.take<Accumulator>(kTileTokens * width),
             arena.take<Accumulator>(kTileTokens * width),
-            arena.take<std::uint8_t>(kTileTokens * width)};
+            arena.take<std::uint8_t>(kTileTokens * width),
+            arena.take<std::byte>(std::max(codec.keys.tables().kernel_scratch_bytes(),
+                                           codec.values.tables().kernel_scratch_bytes()))};
     codec_scratch =
         arena.take<std::byte>(std::max(codec.keys.scratch_bytes(), codec.values.scratch_bytes()));
     num_bytes = arena.used();

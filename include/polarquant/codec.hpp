@@ -245,7 +245,8 @@ class PolarCodec {
       encode = {arena.take<float>(kTileTokens * d), arena.take<float>(kTileTokens * d),
                 arena.take<float>(kTileTokens * d), arena.take<std::uint8_t>(kTileTokens * d)};
       tile = {arena.take<Accumulator>(kTileTokens * d), arena.take<Accumulator>(kTileTokens * d),
-              arena.take<std::uint8_t>(kTileTokens * d)};
+              arena.take<std::uint8_t>(kTileTokens * d),
+              arena.take<std::byte>(tables.kernel_scratch_bytes())};
       num_bytes = arena.used();
     }
 
