@@ -148,18 +148,17 @@ struct CodecTables {
     return bytes;
   }
 
-  // Bytes of working memory of the kernels on tiles: some tiles decoded, the weights of blocks, rows
-  // of codes.
+  // Bytes of working memory of the kernels on tiles.
   std::size_t kernel_scratch_bytes() const {
-    if (!tile_tables.usable) return 0;
-    return 64 * (3000 + 16 * tile_tables.num_blocks + 2 * head_dim() + 16 * tile_tables.num_words);
+    return tile_tables.num_scratch_lanes() * sizeof(Lanes);
   }
 
   // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself; then,
   // for the kernels on whole tiles, a register of scalars and their tables.
   std::size_t prepared_size() const {
     if (!tile_tables.usable) return tile_tables_offset();
-    // 16 bits: a register of scalars, the query in pairs of blocks, a table per pair of coordinates.
+    // 16 bits: a register of scalars, the query in pairs of blocks, a table per pair of
+    // coordinates.
     return tile_tables_offset() + 16 + 16 * tile_tables.num_pairs +
            16 * tile_tables.num_query_lanes();
   }

@@ -118,6 +118,19 @@ struct TileTables {
     }
   }
 
+  // Tiles that a kernel takes at a time, and query rows.
+  static constexpr std::size_t kMaxRun = 16;
+  static constexpr std::size_t kMaxRows = 64;
+
+  // Registers of working memory that kernels need: radii, weights of blocks, one block of a run (or
+  // two) decoded, sums, codes with an odd number of bytes copied; or one tile decoded to floats.
+  std::size_t num_scratch_lanes() const {
+    if (!usable) return 0;
+    const std::size_t copy = has_byte_row ? num_words : 0;
+    return std::max(kMaxRun * (2 + num_blocks + 32 + 2 * kMaxRows + copy),
+                    copy + 15 + 2 * num_blocks + 2 * 16 * num_blocks);
+  }
+
   // Registers that the level-1 tables of a query fill in 16 bits.
   std::size_t num_query_lanes() const { return num_blocks * (combined ? 16 : 8); }
 
@@ -137,7 +150,8 @@ struct TileTables {
     if (format.head_dim % static_cast<int>(kBlockWidth) != 0) return false;
     if (format.levels > 4 && format.num_radii() > 1) return false;
     if (format.radius_type != FloatType::kBFloat16) return false;
-    if (*std::max_element(format.level_bits.begin(), format.level_bits.begin() + 4) > 5) return false;
+    if (*std::max_element(format.level_bits.begin(), format.level_bits.begin() + 4) > 5)
+      return false;
     return 2 * format.level_bits[0] + format.level_bits[1] <= 16;
   }
 

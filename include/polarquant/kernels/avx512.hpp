@@ -9,7 +9,8 @@
 #include <cstddef>
 
 #include "polarquant/codec_tables.hpp"
-#include "polarquant/kernels/avx512_fixed.hpp"
+#include "polarquant/kernels/avx512_fixed_scores.hpp"
+#include "polarquant/kernels/avx512_fixed_sums.hpp"
 #include "polarquant/kernels/avx512_float.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/kernels/loops.hpp"
@@ -62,8 +63,8 @@ struct TileKernels {
     if constexpr (kFixed) {
       score_tiles_fixed(tables, tiles, num_tiles, own, scratch.kernel, scores);
     } else {
-      const auto kernel = needs_wide_tables(tables) ? score_tiles_float<true>
-                                                    : score_tiles_float<false>;
+      const auto kernel =
+          needs_wide_tables(tables) ? score_tiles_float<true> : score_tiles_float<false>;
       kernel(tables, tiles, num_tiles, own, scratch.kernel, scores);
     }
   }
@@ -74,8 +75,8 @@ struct TileKernels {
     if constexpr (kFixed) {
       accumulate_tiles_fixed(tables, tiles, num_tiles, weights, scratch.kernel, sums);
     } else {
-      const auto kernel = needs_wide_tables(tables) ? accumulate_tiles_float<true>
-                                                    : accumulate_tiles_float<false>;
+      const auto kernel =
+          needs_wide_tables(tables) ? accumulate_tiles_float<true> : accumulate_tiles_float<false>;
       kernel(tables, tiles, num_tiles, weights, scratch.kernel, sums);
     }
   }

@@ -21,6 +21,34 @@ POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace avx512 {
 
+inline constexpr std::size_t kRun = TileTables::kMaxRun;  // tiles at a time
+inline constexpr std::size_t kSharedRows = 4;  // query rows whose sums share the registers
+
+// Working memory, TileScratch::kernel.
+struct FixedScratch {
+  FixedScratch(const TileTables& tile_tables, std::byte* base) {
+    Lanes* next = reinterpret_cast<Lanes*>(base);
+    const auto take = [&next](std::size_t count) {
+      Lanes* const piece = next;
+      next += count;
+      return piece;
+    };
+    copy = take(tile_tables.has_byte_row ? kRun * tile_tables.num_words : 0);
+    radii = reinterpret_cast<float*>(take(2 * kRun));
+    weights = take(tile_tables.num_blocks * kRun);
+    vectors = take(2 * 16 * kRun);
+    sums = take(2 * TileTables::kMaxRows * kRun);
+    num_lanes = static_cast<std::size_t>(next - reinterpret_cast<Lanes*>(base));
+  }
+
+  Lanes* copy;     // [kRun, num_words], of codes with an odd number of bytes
+  float* radii;    // [kRun, kTileTokens]
+  Lanes* weights;  // [num_blocks, kRun], of blocks
+  Lanes* vectors;  // [kRun, 2, 16]: a block decoded, or two
+  Lanes* sums;     // [rows, kRun, 2]: of scores so far; [rows, kRun]: weights of tokens
+  std::size_t num_lanes;
+};
+
 // Cosines and sines of levels 1 to 4, and how far the indices of a subtree of two levels lie from
 // its window's first bit: that of level 2, then the second of level 1.
 struct FixedLevels {
@@ -68,19 +96,18 @@ POLARQUANT_AVX512_INLINE void weigh_blocks_from_root(const TileTables& tile_tabl
       const __m512i index = place.load(run.tiles + n * run.tile_size);
       const __m512i weight = load(target[n]);
       const bool is_wide = node.num_bits > 5;
-      store(right[n], times(weight, is_wide ? look_up(sines, index)
-                                            : look_up(load(sines.low), index)));
-      store(left[n], times(weight, is_wide ? look_up(cosines, index)
-                                           : look_up(load(cosines.low), index)));
+      store(right[n],
+            times(weight, is_wide ? look_up(sines, index) : look_up(load(sines.low), index)));
+      store(left[n],
+            times(weight, is_wide ? look_up(cosines, index) : look_up(load(cosines.low), index)));
     }
   }
 }
 
-// Numbers in the order of vectors: what `low` and `high`, unpacked from a register of words, hold of
-// 16 vectors from `first` (0 or 16) on.
+// Numbers in the order of vectors: what `low` and `high`, unpacked from a register of words, hold
+// of 16 vectors from `first` (0 or 16) on.
 POLARQUANT_AVX512_INLINE __m512 in_order(__m512 low, __m512 high, std::size_t first) {
-  const __m512i order =
-      _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i order = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
   return _mm512_permutex2var_ps(
       low, _mm512_add_epi32(order, _mm512_set1_epi32(static_cast<int>(first) / 2)), high);
 }
@@ -106,8 +133,8 @@ POLARQUANT_AVX512_INLINE void weigh_blocks_by_radii(const TileTables& tile_table
   __m512 exponent[2], scale[2], norm2[2];
   for (std::size_t k = 0; k < 2; ++k) {
     exponent[k] = _mm512_getexp_ps(every_second(largest, k));
-    scale[k] = _mm512_scalef_ps(_mm512_set1_ps(1.0f),
-                                _mm512_sub_ps(_mm512_setzero_ps(), exponent[k]));
+    scale[k] =
+        _mm512_scalef_ps(_mm512_set1_ps(1.0f), _mm512_sub_ps(_mm512_setzero_ps(), exponent[k]));
     norm2[k] = _mm512_set1_ps(0x1p-126f);
   }
   for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
@@ -139,8 +166,8 @@ POLARQUANT_AVX512_INLINE void weigh_blocks_by_radii(const TileTables& tile_table
     const __m512i words = _mm512_load_si512(tile + block * 64);
     const __m512i even = _mm512_cvtps_epi32(_mm512_mul_ps(every_second(words, 0), factor[0]));
     const __m512i odd = _mm512_cvtps_epi32(_mm512_mul_ps(every_second(words, 1), factor[1]));
-    store(weights[block * stride], _mm512_mask_blend_epi16(0xaaaaaaaau, even,
-                                                           _mm512_slli_epi32(odd, 16)));
+    store(weights[block * stride],
+          _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16)));
   }
 }
 
@@ -230,9 +257,10 @@ POLARQUANT_TARGET_AVX512_TILES inline void expand_blocks(const TileTables& tile_
 // Decodes two blocks of a run, their words interleaved: out[(2 n + half) 16 + i] = coordinate i of
 // block `even` in even words, of block `odd` in odd ones, of half of the 32 vectors in the order of
 // unpacking.
-POLARQUANT_TARGET_AVX512_TILES inline void expand_block_pairs(
-    const TileTables& tile_tables, const TileRun& run, std::size_t even, std::size_t odd,
-    const Lanes* weights, Lanes* out) {
+POLARQUANT_TARGET_AVX512_TILES inline void expand_block_pairs(const TileTables& tile_tables,
+                                                              const TileRun& run, std::size_t even,
+                                                              std::size_t odd, const Lanes* weights,
+                                                              Lanes* out) {
   const BlockPlaces even_places = places_of(tile_tables, even);
   const BlockPlaces odd_places = places_of(tile_tables, odd);
   const FixedLevels levels = load_fixed_levels(tile_tables);

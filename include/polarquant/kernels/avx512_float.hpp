@@ -73,30 +73,25 @@ inline constexpr std::size_t kBlockAngles = 15;
 
 // Working memory: TileScratch::kernel.
 struct FloatScratch {
-  FloatScratch(const CodecTables& tables, std::byte* base) {
-    Lanes* next = reinterpret_cast<Lanes*>(base);
-    copy = next;
-    next += tables.tile_tables.num_words;
-    indices = next;
-    next += kBlockAngles;
-    weights = reinterpret_cast<float*>(next);
-    next += 2 * tables.tile_tables.num_blocks;
-    vectors = reinterpret_cast<float*>(next);
-    next += 2 * tables.head_dim();
-    num_bytes = static_cast<std::size_t>(next - reinterpret_cast<Lanes*>(base)) * sizeof(Lanes);
+  FloatScratch(const TileTables& tile_tables, std::byte* base) {
+    copy = reinterpret_cast<Lanes*>(base);
+    indices = copy + (tile_tables.has_byte_row ? tile_tables.num_words : 0);
+    weights = reinterpret_cast<float*>(indices + kBlockAngles);
+    vectors = weights + tile_tables.num_blocks * kTileTokens;
+    num_lanes =
+        static_cast<std::size_t>(indices - copy) + kBlockAngles + 2 * 17 * tile_tables.num_blocks;
   }
 
   Lanes* copy;     // [num_words], of a code with an odd number of bytes
   Lanes* indices;  // [kBlockAngles]
   float* weights;  // [num_blocks, kTileTokens]
-  float* vectors;  // [head_dim, kTileTokens]
-  std::size_t num_bytes;
+  float* vectors;  // [16 num_blocks, kTileTokens]
+  std::size_t num_lanes;
 };
 
 // The weights of blocks, radii included. weights: [num_blocks, kTileTokens].
 POLARQUANT_AVX512_INLINE void weigh_blocks_float(const CodecTables& tables, const TileRun& run,
-                                                 Lanes& index_lanes,
-                                                 float* weights) {
+                                                 Lanes& index_lanes, float* weights) {
   const TileTables& tile_tables = tables.tile_tables;
   for (std::size_t block = 0; block < tables.num_radii(); ++block) {
     for (std::size_t first = 0; first < 32; first += 16) {
@@ -226,9 +221,9 @@ POLARQUANT_AVX512_INLINE void multiply_weights_float(std::size_t head_dim, const
 #pragma GCC unroll 4
     for (std::size_t row = 0; row < kRows; ++row) {
       float* const sum = sums.row(row) + i * kTileTokens;
-      _mm512_storeu_ps(
-          sum, _mm512_fmadd_ps(own[row][0], low,
-                               _mm512_fmadd_ps(own[row][1], high, _mm512_loadu_ps(sum))));
+      _mm512_storeu_ps(sum,
+                       _mm512_fmadd_ps(own[row][0], low,
+                                       _mm512_fmadd_ps(own[row][1], high, _mm512_loadu_ps(sum))));
     }
   }
 }
@@ -239,7 +234,7 @@ POLARQUANT_TARGET_AVX512_TILES void score_tiles_float(const CodecTables& tables,
                                                       const std::byte* tiles, std::size_t num_tiles,
                                                       Rows<const float> prepared,
                                                       std::byte* scratch, Rows<float> scores) {
-  const FloatScratch memory(tables, scratch);
+  const FloatScratch memory(tables.tile_tables, scratch);
   const FloatLevels<kWide> levels = load_float_levels<kWide>(tables.tile_tables);
   const std::size_t d = tables.head_dim();
   for (std::size_t n = 0; n < num_tiles; ++n) {
@@ -259,10 +254,12 @@ POLARQUANT_TARGET_AVX512_TILES void score_tiles_float(const CodecTables& tables,
 
 // sums: [rows, head_dim, kTileTokens], of which the first 16 lanes are added to.
 template <bool kWide>
-POLARQUANT_TARGET_AVX512_TILES void accumulate_tiles_float(
-    const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
-    Rows<const float> weights, std::byte* scratch, Rows<float> sums) {
-  const FloatScratch memory(tables, scratch);
+POLARQUANT_TARGET_AVX512_TILES void accumulate_tiles_float(const CodecTables& tables,
+                                                           const std::byte* tiles,
+                                                           std::size_t num_tiles,
+                                                           Rows<const float> weights,
+                                                           std::byte* scratch, Rows<float> sums) {
+  const FloatScratch memory(tables.tile_tables, scratch);
   const FloatLevels<kWide> levels = load_float_levels<kWide>(tables.tile_tables);
   const std::size_t d = tables.head_dim();
   for (std::size_t n = 0; n < num_tiles; ++n) {

@@ -1,5 +1,5 @@
-// Scores and weighted sums in 16-bit fixed point on AVX-512: tiles are decoded once for all queries
-// and multiplied as 16-bit numbers summed in 32. A single query is contracted instead, undecoded.
+// Scores on codes in 16-bit fixed point on AVX-512: a single query is contracted up the tree; for
+// several a block is decoded once and multiplied with all of them.
 #pragma once
 
 #include <algorithm>
@@ -23,39 +23,6 @@ POLARQUANT_AVX512_BEGIN
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace avx512 {
-
-// Tiles taken at a time: one block of them, decoded, stays in the nearest cache.
-inline constexpr std::size_t kFixedRun = 16;
-inline constexpr std::size_t kFixedRows = 4;  // query rows whose sums share the registers
-
-// Working memory: TileScratch::kernel.
-struct FixedScratch {
-  FixedScratch(const CodecTables& tables, std::byte* base) {
-    Lanes* next = reinterpret_cast<Lanes*>(base);
-    const auto take = [&next](std::size_t count) {
-      Lanes* const piece = next;
-      next += count;
-      return piece;
-    };
-    copy = take(tables.tile_tables.has_byte_row ? kFixedRun * tables.tile_tables.num_words : 0);
-    radii = reinterpret_cast<float*>(take(2 * kFixedRun));
-    weights = take(tables.tile_tables.num_blocks * kFixedRun);
-    vectors = take(2 * kFixedRun * 16);
-    sums = take(kMaxFixedRows * 2 * kFixedRun);
-    num_bytes = static_cast<std::size_t>(next - reinterpret_cast<Lanes*>(base)) * sizeof(Lanes);
-  }
-
-  static constexpr std::size_t kMaxFixedRows = 64;
-
-  Lanes* copy;     // [kFixedRun, num_words], of codes with an odd number of bytes
-  float* radii;    // [kFixedRun, kTileTokens]
-  Lanes* weights;  // [num_blocks, kFixedRun], of blocks
-  Lanes* vectors;  // [kFixedRun, 2, 16]: a decoded block
-  Lanes* sums;     // [rows, kFixedRun, 2]: of scores so far; [rows, kFixedRun]: weights of tokens
-  std::size_t num_bytes;
-};
-
-// ---- Scores ----
 
 // out = x cosines + y sines, rounded.
 POLARQUANT_AVX512_INLINE void tabulate(float x, float y, const Lanes& cosines, const Lanes& sines,
@@ -121,7 +88,7 @@ POLARQUANT_AVX512_INLINE void multiply_queries(const Lanes* vectors, Rows<const 
   for (std::size_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 4
     for (std::size_t k = 0; k < 2 * kTiles; ++k) {
-      totals[row][k] = load(sums[row * kFixedRun * 2 + k]);
+      totals[row][k] = load(sums[row * kRun * 2 + k]);
     }
   }
 #pragma GCC unroll 4
@@ -143,7 +110,7 @@ POLARQUANT_AVX512_INLINE void multiply_queries(const Lanes* vectors, Rows<const 
   for (std::size_t row = 0; row < kRows; ++row) {
 #pragma GCC unroll 4
     for (std::size_t k = 0; k < 2 * kTiles; ++k) {
-      store(sums[row * kFixedRun * 2 + k], totals[row][k]);
+      store(sums[row * kRun * 2 + k], totals[row][k]);
     }
   }
 }
@@ -161,26 +128,25 @@ POLARQUANT_TARGET_AVX512_TILES void multiply_queries(const Lanes* vectors, std::
   }
 }
 
-// Up to kMaxFixedRows rows, up to kFixedRun tiles.
+// Up to kMaxRows rows, up to kRun tiles.
 POLARQUANT_AVX512_INLINE void score_run_fixed(const CodecTables& tables, const TileRun& run,
                                               const FixedScratch& memory,
                                               Rows<const float> prepared, Rows<float> scores) {
   const TileTables& tile_tables = tables.tile_tables;
   weigh_blocks_fixed(tables, run, memory.weights, memory.radii);
-  for (std::size_t k = 0; k < prepared.count * kFixedRun * 2; ++k) {
+  for (std::size_t k = 0; k < prepared.count * kRun * 2; ++k) {
     store(memory.sums[k], _mm512_setzero_si512());
   }
   const Rows<const float> queries = {prepared.data + 16, prepared.count, prepared.stride};
   for (std::size_t pair = 0; pair < tile_tables.num_pairs; ++pair) {
     // Where there is no partner, the query has zeros.
-    const std::size_t partner = tile_tables.num_pairs + pair < tile_tables.num_blocks
-                                    ? tile_tables.num_pairs + pair
-                                    : pair;
+    const std::size_t partner =
+        tile_tables.num_pairs + pair < tile_tables.num_blocks ? tile_tables.num_pairs + pair : pair;
     expand_block_pairs(tile_tables, run, pair, partner, memory.weights, memory.vectors);
-    for (std::size_t row = 0; row < prepared.count; row += kFixedRows) {
+    for (std::size_t row = 0; row < prepared.count; row += kSharedRows) {
       const Rows<const float> own = {queries.row(row), 0, queries.stride};
-      Lanes* const sums = memory.sums + row * kFixedRun * 2;
-      switch (std::min(kFixedRows, prepared.count - row)) {
+      Lanes* const sums = memory.sums + row * kRun * 2;
+      switch (std::min(kSharedRows, prepared.count - row)) {
         case 1:
           multiply_queries<1>(memory.vectors, run.count, own, 16 * pair, sums);
           break;
@@ -198,8 +164,8 @@ POLARQUANT_AVX512_INLINE void score_run_fixed(const CodecTables& tables, const T
   for (std::size_t row = 0; row < prepared.count; ++row) {
     const __m512 unit = _mm512_set1_ps(prepared.row(row)[0] * 0x1p-15f);
     for (std::size_t n = 0; n < run.count; ++n) {
-      const __m512 low = _mm512_cvtepi32_ps(load(memory.sums[(row * kFixedRun + n) * 2]));
-      const __m512 high = _mm512_cvtepi32_ps(load(memory.sums[(row * kFixedRun + n) * 2 + 1]));
+      const __m512 low = _mm512_cvtepi32_ps(load(memory.sums[(row * kRun + n) * 2]));
+      const __m512 high = _mm512_cvtepi32_ps(load(memory.sums[(row * kRun + n) * 2 + 1]));
       for (std::size_t first = 0; first < 32; first += 16) {
         const __m512 factor = _mm512_mul_ps(unit, _mm512_loadu_ps(memory.radii + n * 32 + first));
         _mm512_storeu_ps(scores.row(row) + n * 32 + first,
@@ -220,20 +186,19 @@ POLARQUANT_AVX512_INLINE __m512i contract_block(const FixedLevels& levels, const
     const __m512i window = places.windows[k].load(tile);
     const __m512i second = _mm512_srlv_epi16(window, levels.second_shift);
     if constexpr (kCombined) {
-      values[k] = _mm512_add_epi16(
-          _mm512_permutex2var_epi16(query[4 * k], window, query[4 * k + 1]),
-          _mm512_permutex2var_epi16(query[4 * k + 2], second, query[4 * k + 3]));
+      values[k] =
+          _mm512_add_epi16(_mm512_permutex2var_epi16(query[4 * k], window, query[4 * k + 1]),
+                           _mm512_permutex2var_epi16(query[4 * k + 2], second, query[4 * k + 3]));
     } else {
       const __m512i third = _mm512_srlv_epi16(window, levels.third_shift);
       values[k] = fold(look_up(query[2 * k], window), look_up(query[2 * k + 1], third), second,
                        levels.cosines[1], levels.sines[1]);
     }
   }
-  return fold(fold(values[0], values[1], places.windows[4].load(tile), levels.cosines[2],
-                   levels.sines[2]),
-              fold(values[2], values[3], places.windows[5].load(tile), levels.cosines[2],
-                   levels.sines[2]),
-              places.windows[6].load(tile), levels.cosines[3], levels.sines[3]);
+  return fold(
+      fold(values[0], values[1], places.windows[4].load(tile), levels.cosines[2], levels.sines[2]),
+      fold(values[2], values[3], places.windows[5].load(tile), levels.cosines[2], levels.sines[2]),
+      places.windows[6].load(tile), levels.cosines[3], levels.sines[3]);
 }
 
 POLARQUANT_AVX512_INLINE void add_scores(const std::byte* tile, std::size_t block, __m512i value,
@@ -245,7 +210,7 @@ POLARQUANT_AVX512_INLINE void add_scores(const std::byte* tile, std::size_t bloc
                    _mm512_fmadd_ps(high, high_half(value), _mm512_loadu_ps(scores + 16)));
 }
 
-// One row, up to kFixedRun tiles, never decoded: the query is contracted up the tree.
+// One row, up to kRun tiles, never decoded: the query is contracted up the tree.
 template <bool kCombined>
 POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, const TileRun& run,
                                                  const FixedScratch& memory, const float* prepared,
@@ -285,8 +250,7 @@ POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, cons
     for (std::size_t n = 0; n < run.count; ++n) {
       const __m512i index = place.load(run.tiles + n * run.tile_size);
       const bool is_wide = node.num_bits > 5;
-      const __m512i cosine =
-          is_wide ? look_up(cosines, index) : look_up(load(cosines.low), index);
+      const __m512i cosine = is_wide ? look_up(cosines, index) : look_up(load(cosines.low), index);
       const __m512i sine = is_wide ? look_up(sines, index) : look_up(load(sines.low), index);
       store(target[n], _mm512_add_epi16(times(load(left[n]), cosine), times(load(right[n]), sine)));
     }
@@ -296,170 +260,25 @@ POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, cons
   }
 }
 
-// scores: [rows, num_tiles kTileTokens]. prepared: see fixed_query_size.
-POLARQUANT_TARGET_AVX512_TILES inline void score_tiles_fixed(const CodecTables& tables,
-                                                             const std::byte* tiles,
-                                                             std::size_t num_tiles,
-                                                             Rows<const float> prepared,
-                                                             std::byte* scratch,
-                                                             Rows<float> scores) {
-  const FixedScratch memory(tables, scratch);
+// scores: [rows, num_tiles kTileTokens]. prepared: see prepare_query_fixed.
+POLARQUANT_TARGET_AVX512_TILES inline void score_tiles_fixed(
+    const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
+    Rows<const float> prepared, std::byte* scratch, Rows<float> scores) {
+  const FixedScratch memory(tables.tile_tables, scratch);
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
-  for (std::size_t first = 0; first < num_tiles; first += kFixedRun) {
+  for (std::size_t first = 0; first < num_tiles; first += kRun) {
     const TileRun run = run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
-                               std::min(kFixedRun, num_tiles - first), memory.copy);
+                               std::min(kRun, num_tiles - first), memory.copy);
     float* const out = scores.data + first * kTileTokens;
     if (prepared.count == 1) {
-      const auto contract =
-          tables.tile_tables.combined ? contract_run<true> : contract_run<false>;
+      const auto contract = tables.tile_tables.combined ? contract_run<true> : contract_run<false>;
       contract(tables, run, memory, prepared.data, out);
       continue;
     }
-    for (std::size_t row = 0; row < prepared.count; row += FixedScratch::kMaxFixedRows) {
-      const std::size_t count = std::min(FixedScratch::kMaxFixedRows, prepared.count - row);
+    for (std::size_t row = 0; row < prepared.count; row += TileTables::kMaxRows) {
+      const std::size_t count = std::min(TileTables::kMaxRows, prepared.count - row);
       score_run_fixed(tables, run, memory, {prepared.row(row), count, prepared.stride},
                       {out + row * scores.stride, count, scores.stride});
-    }
-  }
-}
-
-// ---- Weighted sums ----
-
-// What is added before a weight is rounded down: multiples of the golden ratio modulo 1. Each weight
-// is then right on average, so that many tiny ones beside a large one do not all vanish.
-struct Dither {
-  float values[kFixedRun * kTileTokens];
-
-  constexpr Dither() : values() {
-    double value = 0.5;
-    for (float& entry : values) {
-      entry = static_cast<float>(value);
-      value += 0.6180339887498949;
-      if (value >= 1.0) value -= 1.0;
-    }
-  }
-};
-inline constexpr Dither kDither;
-
-// out[n] = weights times radii, scaled as much as two bounds allow: no weight exceeds 16 bits, and
-// no 32-bit lane, which sums the products of two tokens of each tile, overflows. Returns the inverse
-// of the scale.
-POLARQUANT_AVX512_INLINE float scale_weights(const float* weights, const float* radii,
-                                             std::size_t num_tiles, Lanes* out) {
-  __m512 products[2 * kFixedRun];
-  __m512 largest = _mm512_setzero_ps();
-  __m512 total = _mm512_setzero_ps();
-  for (std::size_t k = 0; k < 2 * num_tiles; ++k) {
-    products[k] = _mm512_mul_ps(_mm512_loadu_ps(weights + 16 * k), _mm512_loadu_ps(radii + 16 * k));
-    const __m512 magnitude = _mm512_abs_ps(products[k]);
-    largest = _mm512_max_ps(largest, magnitude);
-    total = _mm512_add_ps(total, magnitude);
-  }
-  const float max = _mm512_reduce_max_ps(largest);
-  if (!(max > 0.0f)) {
-    for (std::size_t n = 0; n < num_tiles; ++n) store(out[n], _mm512_setzero_si512());
-    return 0.0f;
-  }
-  const float lane_total = _mm512_reduce_max_ps(total);
-  // Beyond 1e37 the scale's inverse would be subnormal. Two tokens share a lane.
-  const float scale = std::min({32766.0f / max, 32500.0f / std::min(lane_total, 3e38f), 1e37f});
-  const __m512 factor = _mm512_set1_ps(scale);
-  for (std::size_t k = 0; k < 2 * num_tiles; ++k) {
-    const __m512i rounded = _mm512_cvt_roundps_epi32(
-        _mm512_fmadd_ps(products[k], factor, _mm512_loadu_ps(kDither.values + 16 * k)),
-        _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    _mm256_store_si256(reinterpret_cast<__m256i*>(out[k / 2].values + 16 * (k % 2)),
-                       _mm512_cvtepi32_epi16(rounded));
-  }
-  return 1.0f / scale;
-}
-
-// sums[row][i] += unit of the row * weights . coordinate i, for the 16 of a decoded block.
-template <std::size_t kRows>
-POLARQUANT_TARGET_AVX512_TILES void multiply_weights(const Lanes* vectors, std::size_t num_tiles,
-                                               const Lanes* weights, const float* units,
-                                               Rows<float> sums) {
-  constexpr std::size_t kColumns = 4;
-  for (std::size_t i = 0; i < 16; i += kColumns) {
-    __m512i totals[kRows][kColumns];
-#pragma GCC unroll 4
-    for (std::size_t row = 0; row < kRows; ++row) {
-#pragma GCC unroll 4
-      for (std::size_t k = 0; k < kColumns; ++k) totals[row][k] = _mm512_setzero_si512();
-    }
-    for (std::size_t n = 0; n < num_tiles; ++n) {
-      __m512i own[kColumns];
-#pragma GCC unroll 4
-      for (std::size_t k = 0; k < kColumns; ++k) own[k] = load(vectors[n * 16 + i + k]);
-#pragma GCC unroll 4
-      for (std::size_t row = 0; row < kRows; ++row) {
-        const __m512i weight = load(weights[row * kFixedRun + n]);
-#pragma GCC unroll 4
-        for (std::size_t k = 0; k < kColumns; ++k) {
-          totals[row][k] = _mm512_dpwssd_epi32(totals[row][k], weight, own[k]);
-        }
-      }
-    }
-#pragma GCC unroll 4
-    for (std::size_t row = 0; row < kRows; ++row) {
-      const __m512 unit = _mm512_set1_ps(units[row] * 0x1p-15f);
-#pragma GCC unroll 4
-      for (std::size_t k = 0; k < kColumns; ++k) {
-        float* const sum = sums.row(row) + (i + k) * kTileTokens;
-        _mm512_storeu_ps(
-            sum, _mm512_fmadd_ps(unit, _mm512_cvtepi32_ps(totals[row][k]), _mm512_loadu_ps(sum)));
-      }
-    }
-  }
-}
-
-// Up to kMaxFixedRows rows, up to kFixedRun tiles.
-POLARQUANT_AVX512_INLINE void accumulate_run_fixed(const CodecTables& tables, const TileRun& run,
-                                                        const FixedScratch& memory,
-                                                   Rows<const float> weights, Rows<float> sums) {
-  const TileTables& tile_tables = tables.tile_tables;
-  float units[FixedScratch::kMaxFixedRows];
-  weigh_blocks_fixed(tables, run, memory.weights, memory.radii);
-  for (std::size_t row = 0; row < weights.count; ++row) {
-    units[row] = scale_weights(weights.row(row), memory.radii, run.count,
-                               memory.sums + row * kFixedRun);
-  }
-  for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
-    expand_blocks(tile_tables, run, block, memory.weights + block * run.count, memory.vectors);
-    for (std::size_t row = 0; row < weights.count; row += kFixedRows) {
-      const Rows<float> own = {sums.row(row) + block * 16 * kTileTokens, 0, sums.stride};
-      const Lanes* const lanes = memory.sums + row * kFixedRun;
-      switch (std::min(kFixedRows, weights.count - row)) {
-        case 1:
-          multiply_weights<1>(memory.vectors, run.count, lanes, units + row, own);
-          break;
-        case 2:
-          multiply_weights<2>(memory.vectors, run.count, lanes, units + row, own);
-          break;
-        case 3:
-          multiply_weights<3>(memory.vectors, run.count, lanes, units + row, own);
-          break;
-        default:
-          multiply_weights<4>(memory.vectors, run.count, lanes, units + row, own);
-      }
-    }
-  }
-}
-
-// sums: [rows, head_dim, kTileTokens], of which the first 16 lanes are added to.
-POLARQUANT_TARGET_AVX512_TILES inline void accumulate_tiles_fixed(
-    const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
-    Rows<const float> weights, std::byte* scratch, Rows<float> sums) {
-  const FixedScratch memory(tables, scratch);
-  const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
-  for (std::size_t first = 0; first < num_tiles; first += kFixedRun) {
-    const TileRun run = run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
-                               std::min(kFixedRun, num_tiles - first), memory.copy);
-    for (std::size_t row = 0; row < weights.count; row += FixedScratch::kMaxFixedRows) {
-      const std::size_t count = std::min(FixedScratch::kMaxFixedRows, weights.count - row);
-      accumulate_run_fixed(tables, run, memory,
-                           {weights.row(row) + first * kTileTokens, count, weights.stride},
-                           {sums.row(row), count, sums.stride});
     }
   }
 }
