@@ -23,6 +23,7 @@ LAYERS = [
     ["format.hpp"],
     ["online_codebooks.hpp", "packed_codes.hpp"],
     ["tile_tables.hpp", "tile_pages.hpp"],
+    ["cache_pages.hpp"],
     ["codec_tables.hpp"],
     [
         "kernels/rotation_loops.hpp",

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "polarquant/attention.hpp"
+#include "polarquant/cache_pages.hpp"
 #include "polarquant/codec.hpp"
 #include "polarquant/error.hpp"
 #include "polarquant/format.hpp"
@@ -74,31 +75,33 @@ class KVCache {
         detail::throw_invalid_argument("the shared codec was made for another arithmetic");
       }
     }
-    const std::size_t num_heads = static_cast<std::size_t>(config_.num_kv_heads);
-    keys_.reserve(num_heads);
-    values_.reserve(num_heads);
-    for (std::size_t head = 0; head < num_heads; ++head) {
-      keys_.emplace_back(codec_->keys.bytes_per_vector());
-      values_.emplace_back(codec_->values.bytes_per_vector());
-    }
+    const detail::CodeBytes bytes = {codec_->keys.bytes_per_vector(),
+                                     codec_->values.bytes_per_vector()};
+    pages_ = {static_cast<std::size_t>(config_.num_kv_heads), bytes, config_.allocator};
   }
 
   KVCache(KVCache&&) noexcept = default;
   KVCache& operator=(KVCache&&) noexcept = default;
 
+  // The same tokens in pages that both share; one that appends to a page takes its own copy of it
+  // first. Costs a count per page. The two may live in threads of their own. Before append on
+  // Rows, reserve again: a last page that is not full is shared now.
+  KVCache copy() const {
+    KVCache result(config_, codec_);
+    result.pages_ = pages_.share(num_tokens_);
+    result.num_tokens_ = num_tokens_;
+    return result;
+  }
+
   const KVCacheConfig& config() const { return config_; }
   const std::shared_ptr<const Codec>& codec() const { return codec_; }
   std::size_t num_tokens() const { return num_tokens_; }
 
-  // Bytes of everything this cache has allocated. The shared codec is not in it.
-  std::size_t memory_bytes() const {
-    std::size_t bytes =
-        sizeof(*this) + (keys_.capacity() + values_.capacity()) * sizeof(detail::TilePages);
-    for (const auto* side : {&keys_, &values_}) {
-      for (const detail::TilePages& pages : *side) bytes += pages.memory_bytes();
-    }
-    return bytes;
-  }
+  // Bytes of everything this cache holds, pages that copies share in full; without the codec.
+  std::size_t memory_bytes() const { return sizeof(*this) + pages_.memory_bytes(); }
+
+  // Those of memory_bytes() that a copy holds too.
+  std::size_t shared_bytes() const { return pages_.shared_bytes(); }
 
   // Bytes of code per token: all heads, keys and values.
   std::size_t bytes_per_token() const {
@@ -123,14 +126,12 @@ class KVCache {
                                      std::to_string(values.rows()) +
                                      " values: must be as many of each");
     }
-    const std::size_t capacity_before = capacity();
+    const std::size_t capacity_before = pages_.capacity();
     reserve(num_tokens_ + static_cast<std::size_t>(keys.rows()));
     detail::ScratchBuffer scratch(scratch_bytes());
     const AppendResult result = append(rows_of(keys), rows_of(values), scratch.data());
     if (result.failure != EncodeFailure::kNone) {
-      for (auto* side : {&keys_, &values_}) {
-        for (detail::TilePages& pages : *side) pages.shrink(capacity_before);
-      }
+      pages_.shrink(capacity_before);
       throw_append_failure(result);
     }
   }
@@ -140,10 +141,10 @@ class KVCache {
     POLARQUANT_DCHECK(keys.count == values.count);
     POLARQUANT_DCHECK(num_tokens_ + keys.count <= capacity());
     if (keys.count == 0) return {};
-    for (std::size_t head = 0; head < keys_.size(); ++head) {
+    for (std::size_t head = 0; head < pages_.num_heads(); ++head) {
       for (const bool is_value : {false, true}) {
         const PolarCodec<T>& codec = is_value ? codec_->values : codec_->keys;
-        detail::TilePages& pages = is_value ? values_[head] : keys_[head];
+        detail::TilePages& pages = is_value ? pages_.values[head] : pages_.keys[head];
         const Rows<const T> rows = is_value ? values : keys;
         const Rows<const T> own = {rows.data + head * codec.head_dim(), rows.count, rows.stride};
         const EncodeResult result = append_rows(codec, own, pages, scratch);
@@ -162,22 +163,14 @@ class KVCache {
       detail::throw_invalid_argument("reserve for " + std::to_string(num_tokens) +
                                      " tokens: at most 2^40");
     }
-    for (auto* side : {&keys_, &values_}) {
-      for (detail::TilePages& pages : *side) pages.reserve(num_tokens);
-    }
+    pages_.reserve(num_tokens, num_tokens_);
   }
 
-  // Tokens that fit without an allocation.
-  std::size_t capacity() const {
-    std::size_t capacity = keys_.front().capacity();
-    for (const auto* side : {&keys_, &values_}) {
-      for (const detail::TilePages& pages : *side) capacity = std::min(capacity, pages.capacity());
-    }
-    return capacity;
-  }
+  // Tokens that fit without an allocation, num_tokens() included.
+  std::size_t capacity() const { return pages_.writable_end(num_tokens_); }
 
-  // Forgets all but the first num_tokens tokens, exactly. Throws std::invalid_argument if the cache
-  // holds fewer. Memory stays allocated for what comes next.
+  // Forgets all but the first num_tokens tokens, exactly; keeps the memory. Throws
+  // std::invalid_argument if the cache holds fewer.
   void truncate(std::size_t num_tokens) {
     if (num_tokens > num_tokens_) {
       detail::throw_invalid_argument("truncate to " + std::to_string(num_tokens) +
@@ -185,6 +178,18 @@ class KVCache {
     }
     num_tokens_ = num_tokens;
   }
+
+  // Forgets the oldest tokens and gives their memory back: of num_tokens as many as are whole pages
+  // of detail::kPageTokens. Returns their number; token i was token i + that number before.
+  std::size_t drop_front(std::size_t num_tokens) {
+    num_tokens = std::min(num_tokens, num_tokens_) / detail::kPageTokens * detail::kPageTokens;
+    pages_.drop_front(num_tokens / detail::kPageTokens);
+    num_tokens_ -= num_tokens;
+    return num_tokens;
+  }
+
+  // Gives back the memory that num_tokens() tokens do not need.
+  void shrink() { pages_.shrink(num_tokens_); }
 
   // ---- Attention ----
 
@@ -209,12 +214,12 @@ class KVCache {
   // The same for all KV heads, or some: the columns of their query heads are written. output.count
   // = queries.count. A query head with a NaN or infinity gets an output of NaN.
   void attend(Rows<const T> queries, Rows<Accumulator> output, std::byte* scratch) const noexcept {
-    attend(queries, output, scratch, {0, keys_.size()});
+    attend(queries, output, scratch, {0, pages_.num_heads()});
   }
   void attend(Rows<const T> queries, Rows<Accumulator> output, std::byte* scratch,
               HeadRange kv_heads) const noexcept {
     POLARQUANT_DCHECK(queries.count == output.count);
-    POLARQUANT_DCHECK(kv_heads.first + kv_heads.count <= keys_.size());
+    POLARQUANT_DCHECK(kv_heads.first + kv_heads.count <= pages_.num_heads());
     const Scratch work(*codec_, scratch);
     for (std::size_t head = kv_heads.first; head < kv_heads.first + kv_heads.count; ++head) {
       attention_of(head).attend(queries, output, work);
@@ -240,7 +245,7 @@ class KVCache {
     POLARQUANT_DCHECK(scores.count ==
                       queries.count * static_cast<std::size_t>(config_.num_query_heads));
     const Scratch work(*codec_, scratch);
-    for (std::size_t head = 0; head < keys_.size(); ++head) {
+    for (std::size_t head = 0; head < pages_.num_heads(); ++head) {
       attention_of(head).scores(queries, scores, work);
     }
   }
@@ -251,30 +256,30 @@ class KVCache {
   // std::invalid_argument if there is no such head.
   RowMatrix<Accumulator> decode_keys(int kv_head) const {
     check_head(kv_head);
-    return decode(codec_->keys, keys_[static_cast<std::size_t>(kv_head)]);
+    return decode(codec_->keys, pages_.keys[static_cast<std::size_t>(kv_head)]);
   }
   RowMatrix<Accumulator> decode_values(int kv_head) const {
     check_head(kv_head);
-    return decode(codec_->values, values_[static_cast<std::size_t>(kv_head)]);
+    return decode(codec_->values, pages_.values[static_cast<std::size_t>(kv_head)]);
   }
 
   // The same; rows.count = num_tokens().
   void decode_keys(int kv_head, Rows<Accumulator> rows, std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(kv_head >= 0 && kv_head < config_.num_kv_heads);
-    decode(codec_->keys, keys_[static_cast<std::size_t>(kv_head)], rows, scratch);
+    decode(codec_->keys, pages_.keys[static_cast<std::size_t>(kv_head)], rows, scratch);
   }
   void decode_values(int kv_head, Rows<Accumulator> rows, std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(kv_head >= 0 && kv_head < config_.num_kv_heads);
-    decode(codec_->values, values_[static_cast<std::size_t>(kv_head)], rows, scratch);
+    decode(codec_->values, pages_.values[static_cast<std::size_t>(kv_head)], rows, scratch);
   }
 
   // The code of one key or value, bytes_per_vector() bytes as in docs/format.md. Throws
   // std::invalid_argument if there is no such head or token.
   std::vector<std::byte> key_code(int kv_head, std::size_t token) const {
-    return code(codec_->keys, keys_, kv_head, token);
+    return code(codec_->keys, pages_.keys, kv_head, token);
   }
   std::vector<std::byte> value_code(int kv_head, std::size_t token) const {
-    return code(codec_->values, values_, kv_head, token);
+    return code(codec_->values, pages_.values, kv_head, token);
   }
 
   // Bytes of scratch that any one call on Rows needs.
@@ -284,10 +289,9 @@ class KVCache {
   using Scratch = detail::AttentionScratch<T>;
 
   detail::HeadAttention<T> attention_of(std::size_t head) const {
-    return {
-        *codec_,       keys_[head],
-        values_[head], num_tokens_,
-        head,          static_cast<std::size_t>(config_.num_query_heads / config_.num_kv_heads)};
+    const auto group_size =
+        static_cast<std::size_t>(config_.num_query_heads / config_.num_kv_heads);
+    return {*codec_, pages_.keys[head], pages_.values[head], num_tokens_, head, group_size};
   }
 
   static Rows<const T> rows_of(const RowMatrixRef<T>& matrix) {
@@ -389,8 +393,7 @@ class KVCache {
 
   KVCacheConfig config_;
   std::shared_ptr<const Codec> codec_;
-  std::vector<detail::TilePages> keys_;    // [num_kv_heads]
-  std::vector<detail::TilePages> values_;  // [num_kv_heads]
+  detail::CachePages pages_;
   std::size_t num_tokens_ = 0;
 };
 

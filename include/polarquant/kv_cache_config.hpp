@@ -12,6 +12,7 @@
 #include "polarquant/error.hpp"
 #include "polarquant/format.hpp"
 #include "polarquant/rotation.hpp"
+#include "polarquant/tile_pages.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -40,6 +41,9 @@ struct KVCacheConfig {
   std::shared_ptr<const CodebookSet> key_codebooks;
   std::shared_ptr<const CodebookSet> value_codebooks;
 
+  // Where the pages of codes come from; operator new by default.
+  PageAllocator allocator;
+
   // Throws std::invalid_argument, naming the value and the rule.
   void validate() const {
     if (num_kv_heads < 1) {
@@ -58,6 +62,7 @@ struct KVCacheConfig {
     }
     key_format.validate();
     value_format.validate();
+    allocator.validate();
   }
 };
 

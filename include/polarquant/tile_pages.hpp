@@ -1,16 +1,45 @@
-// Growing storage for tiles that never moves what it holds.
+// Growing storage for tiles that never moves what it holds, and that copies share until they write.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstring>
-#include <memory>
 #include <new>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "polarquant/error.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
+
+// Where a cache's pages come from: both functions, or neither for operator new.
+//
+// allocate returns num_bytes bytes aligned to kAlignment, of any content, or null if there are
+// none; deallocate gets back what allocate gave, with the same num_bytes. Neither may throw.
+// `context` is handed to both; it and what it stands for belong to the caller and must outlive
+// every cache made with it and every copy of one. A page that copies share is freed by the last of
+// them, so caches that live in several threads need functions that are safe in several threads.
+struct PageAllocator {
+  static constexpr std::size_t kAlignment = 64;
+
+  void* (*allocate)(void* context, std::size_t num_bytes) = nullptr;
+  void (*deallocate)(void* context, void* memory, std::size_t num_bytes) = nullptr;
+  void* context = nullptr;
+
+  // Throws std::invalid_argument if only one function is set.
+  void validate() const {
+    if ((allocate == nullptr) != (deallocate == nullptr)) {
+      detail::throw_invalid_argument(std::string("the page allocator has no ") +
+                                     (allocate == nullptr ? "allocate" : "deallocate") +
+                                     ": set both functions or neither");
+    }
+  }
+};
+
 namespace detail {
 
 inline constexpr std::size_t kPageTiles = 16;
@@ -18,53 +47,160 @@ inline constexpr std::size_t kPageTokens = kPageTiles * kTileTokens;
 
 // Tiles of one kind, in pages of kPageTiles, each page aligned to a cache line and zeroed at first.
 // Growing by pages, not by doubling, keeps the memory held within one page of the memory used.
+//
+// A page counts its owners. share() makes one more owner of every page; reserve() replaces a shared
+// page by one's own before it may be written. Owners may live in different threads.
 class TilePages {
  public:
-  explicit TilePages(std::size_t bytes_per_vector) : tile_bytes_(tile_bytes(bytes_per_vector)) {}
+  explicit TilePages(std::size_t bytes_per_vector, const PageAllocator& allocator = {})
+      : tile_bytes_(tile_bytes(bytes_per_vector)), allocator_(allocator) {}
 
+  TilePages(TilePages&& other) noexcept
+      : tile_bytes_(other.tile_bytes_),
+        allocator_(other.allocator_),
+        pages_(std::exchange(other.pages_, {})) {}
+  TilePages& operator=(TilePages&& other) noexcept {
+    TilePages taken(std::move(other));
+    std::swap(tile_bytes_, taken.tile_bytes_);
+    std::swap(allocator_, taken.allocator_);
+    std::swap(pages_, taken.pages_);
+    return *this;
+  }
+  ~TilePages() {
+    for (std::byte* const page : pages_) release(page);
+  }
+
+  // Tokens that the pages have room for, shared or not.
   std::size_t capacity() const { return pages_.size() * kPageTokens; }
 
-  // The tile of tokens 32 index .. 32 index + 31; the rest of its page follows it.
-  std::byte* tile(std::size_t index) {
-    return pages_[index / kPageTiles].get() + index % kPageTiles * tile_bytes_;
-  }
-  const std::byte* tile(std::size_t index) const {
-    return pages_[index / kPageTiles].get() + index % kPageTiles * tile_bytes_;
+  // Tokens num_held .. writable_end(num_held) - 1 can be written without an allocation.
+  std::size_t writable_end(std::size_t num_held) const {
+    std::size_t page = num_held / kPageTokens;
+    while (page < pages_.size() && !is_shared(pages_[page])) ++page;
+    return std::max(num_held, page * kPageTokens);
   }
 
-  void reserve(std::size_t num_tokens) {
-    const std::size_t num_pages = (num_tokens + kPageTokens - 1) / kPageTokens;
-    while (pages_.size() < num_pages) {
-      Page page(static_cast<std::byte*>(::operator new(page_bytes(), kAlignment)));
-      std::memset(page.get(), 0, page_bytes());
-      pages_.push_back(std::move(page));
+  // The tile of tokens 32 index .. 32 index + 31; the rest of its page follows it. To be written
+  // only where reserve() allows it.
+  std::byte* tile(std::size_t index) {
+    POLARQUANT_DCHECK(!is_shared(pages_[index / kPageTiles]));
+    return pages_[index / kPageTiles] + index % kPageTiles * tile_bytes_;
+  }
+  const std::byte* tile(std::size_t index) const {
+    return pages_[index / kPageTiles] + index % kPageTiles * tile_bytes_;
+  }
+
+  // Room for num_tokens tokens, those from num_held on to be written: no page of theirs is shared
+  // afterwards, and only the first num_held tokens keep their codes. Throws std::runtime_error (or
+  // what operator new throws) if there is no memory; what was held stays held.
+  void reserve(std::size_t num_tokens, std::size_t num_held = 0) {
+    const std::size_t num_pages = num_pages_of(num_tokens);
+    for (std::size_t page = num_held / kPageTokens; page < std::min(num_pages, pages_.size());
+         ++page) {
+      if (is_shared(pages_[page])) own(page, num_held - std::min(num_held, page * kPageTokens));
     }
+    if (num_pages > pages_.capacity()) pages_.reserve(std::max(num_pages, 2 * pages_.size()));
+    while (pages_.size() < num_pages) pages_.push_back(allocate(0));
+  }
+
+  // Another owner of the pages of the first num_tokens tokens.
+  TilePages share(std::size_t num_tokens) const {
+    TilePages result(0, allocator_);
+    result.tile_bytes_ = tile_bytes_;
+    const auto end = pages_.begin() + static_cast<std::ptrdiff_t>(num_pages_of(num_tokens));
+    result.pages_.assign(pages_.begin(), end);
+    for (std::byte* const page : result.pages_)
+      owners(page).fetch_add(1, std::memory_order_relaxed);
+    return result;
   }
 
   // Gives back the pages that num_tokens do not need.
   void shrink(std::size_t num_tokens) {
-    const std::size_t num_pages = (num_tokens + kPageTokens - 1) / kPageTokens;
+    const std::size_t num_pages = num_pages_of(num_tokens);
     if (num_pages >= pages_.size()) return;
+    for (std::size_t page = num_pages; page < pages_.size(); ++page) release(pages_[page]);
     pages_.resize(num_pages);
     pages_.shrink_to_fit();
   }
 
+  // Gives back the first num_pages pages; the tiles after them move up by as many.
+  void drop_front(std::size_t num_pages) {
+    POLARQUANT_DCHECK(num_pages <= pages_.size());
+    const auto end = pages_.begin() + static_cast<std::ptrdiff_t>(num_pages);
+    std::for_each(pages_.begin(), end, [this](std::byte* page) { release(page); });
+    pages_.erase(pages_.begin(), end);
+  }
+
+  // Bytes of the pages held, shared ones in full.
   std::size_t memory_bytes() const {
-    return pages_.size() * page_bytes() + pages_.capacity() * sizeof(Page);
+    return pages_.size() * page_bytes() + pages_.capacity() * sizeof(std::byte*);
+  }
+
+  // Those of them that another owner holds too.
+  std::size_t shared_bytes() const {
+    const auto num_shared = std::count_if(pages_.begin(), pages_.end(), is_shared);
+    return static_cast<std::size_t>(num_shared) * page_bytes();
   }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
-
-  struct Free {
-    void operator()(std::byte* page) const { ::operator delete(page, kAlignment); }
+  // What stands in front of a page: one cache line, so that the tiles keep their alignment.
+  struct alignas(PageAllocator::kAlignment) Header {
+    std::atomic<std::size_t> num_owners;
   };
-  using Page = std::unique_ptr<std::byte, Free>;
+  static constexpr std::size_t kHeaderBytes = sizeof(Header);
+  static_assert(kHeaderBytes == PageAllocator::kAlignment, "a header is one cache line");
 
-  std::size_t page_bytes() const { return kPageTiles * tile_bytes_; }
+  static std::atomic<std::size_t>& owners(std::byte* page) {
+    return reinterpret_cast<Header*>(page - kHeaderBytes)->num_owners;
+  }
+  // Acquire: who finds himself alone may write what others have read until now.
+  static bool is_shared(std::byte* page) {
+    return owners(page).load(std::memory_order_acquire) > 1;
+  }
+  static std::size_t num_pages_of(std::size_t num_tokens) {
+    return (num_tokens + kPageTokens - 1) / kPageTokens;
+  }
+
+  std::size_t page_bytes() const { return kHeaderBytes + kPageTiles * tile_bytes_; }
+
+  // A page of one owner, zero from byte `first_zero` on.
+  std::byte* allocate(std::size_t first_zero) {
+    void* const memory = allocator_.allocate == nullptr
+                             ? ::operator new(page_bytes(), kAlignment)
+                             : allocator_.allocate(allocator_.context, page_bytes());
+    if (memory == nullptr) {
+      throw_runtime_error("the page allocator has no " + std::to_string(page_bytes()) +
+                          " bytes for a page");
+    }
+    new (memory) Header{{1}};
+    std::byte* const page = static_cast<std::byte*>(memory) + kHeaderBytes;
+    std::memset(page + first_zero, 0, kPageTiles * tile_bytes_ - first_zero);
+    return page;
+  }
+
+  void release(std::byte* page) noexcept {
+    if (owners(page).fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    void* const memory = page - kHeaderBytes;
+    if (allocator_.deallocate == nullptr) {
+      ::operator delete(memory, kAlignment);
+    } else {
+      allocator_.deallocate(allocator_.context, memory, page_bytes());
+    }
+  }
+
+  // Replaces a shared page by a copy of its first num_tokens tokens.
+  void own(std::size_t index, std::size_t num_tokens) {
+    const std::size_t num_bytes = (num_tokens + kTileTokens - 1) / kTileTokens * tile_bytes_;
+    std::byte* const page = allocate(num_bytes);
+    std::memcpy(page, pages_[index], num_bytes);
+    release(std::exchange(pages_[index], page));
+  }
+
+  static constexpr std::align_val_t kAlignment{PageAllocator::kAlignment};
 
   std::size_t tile_bytes_;
-  std::vector<Page> pages_;
+  PageAllocator allocator_;
+  std::vector<std::byte*> pages_;  // each kHeaderBytes into its allocation
 };
 
 }  // namespace detail
