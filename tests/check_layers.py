@@ -15,7 +15,7 @@ import tempfile
 # Bottom to top. Headers of one layer do not include each other.
 LAYERS = [
     ["version.hpp"],
-    ["error.hpp", "rows.hpp"],
+    ["error.hpp", "rows.hpp", "scratch.hpp"],
     ["fixed_math.hpp", "float_types.hpp", "kernels/isa.hpp"],
     ["random.hpp"],
     ["rotation.hpp", "polar_transform.hpp", "angle_distribution.hpp"],
@@ -36,6 +36,7 @@ LAYERS = [
     ["kernels/avx512_fixed_scores.hpp", "kernels/avx512_fixed_sums.hpp", "kernels/avx512_float.hpp"],
     ["kernels/scalar.hpp", "kernels/avx2.hpp", "kernels/avx512.hpp", "kernels/neon.hpp"],
     ["kernels/dispatch.hpp"],
+    ["row_encoder.hpp"],
     ["codec.hpp"],
     ["kv_cache_config.hpp", "online_softmax.hpp"],
     ["attention.hpp"],
