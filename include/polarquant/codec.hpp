@@ -35,8 +35,8 @@ POLARQUANT_BEGIN_NAMESPACE
 // Codes live where the caller wants them, in one of two ways (docs/format.md):
 //
 //   rows   bytes_per_vector() bytes each, at any stride and alignment: encode, decode, dot,
-//          accumulate, finish. The calls on many rows gather them into tiles, and are 3 to 9 times
-//          as fast per row as those on one.
+//          accumulate, finish. dot_rows and accumulate_rows gather rows into tiles: twice as fast
+//          as row by row, with kernels on tiles (kernel_name()) ten times.
 //   tiles  tile_tokens() vectors interleaved in tile_bytes() bytes, tiles one after another, the
 //          first aligned to 64: encode_tile, decode_tile, score_tiles, accumulate_tiles,
 //          finish_tiles. What KVCache itself does, at its speed.
