@@ -15,14 +15,14 @@ import tempfile
 # Bottom to top. Headers of one layer do not include each other.
 LAYERS = [
     ["version.hpp"],
-    ["error.hpp", "rows.hpp", "scratch.hpp"],
-    ["fixed_math.hpp", "float_types.hpp", "kernels/isa.hpp"],
+    ["error.hpp", "rows.hpp", "scratch.hpp", "checksum.hpp"],
+    ["fixed_math.hpp", "float_types.hpp", "byte_streams.hpp", "kernels/isa.hpp"],
     ["random.hpp"],
     ["rotation.hpp", "polar_transform.hpp", "angle_distribution.hpp"],
     ["codebook.hpp"],
     ["format.hpp"],
     ["online_codebooks.hpp", "packed_codes.hpp"],
-    ["tile_tables.hpp", "tile_pages.hpp"],
+    ["tile_tables.hpp", "tile_pages.hpp", "tile_rows.hpp"],
     ["cache_pages.hpp"],
     ["codec_tables.hpp"],
     [

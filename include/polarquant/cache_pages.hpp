@@ -11,6 +11,10 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
+// What is inside a cache, for saving and loading (serialization.hpp).
+template <typename T>
+struct CacheAccess;
+
 // Bytes of the code of one key and of one value.
 struct CodeBytes {
   std::size_t key = 0;

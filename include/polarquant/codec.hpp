@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
+#include "polarquant/checksum.hpp"
 #include "polarquant/codebook.hpp"
 #include "polarquant/codec_tables.hpp"
 #include "polarquant/error.hpp"
@@ -62,7 +65,8 @@ class PolarCodec {
       : tables_(format, codebooks),
         rotation_(std::move(rotation)),
         arithmetic_(arithmetic),
-        kernels_(detail::choose_kernels<Accumulator>(tables_, arithmetic)) {
+        kernels_(detail::choose_kernels<Accumulator>(tables_, arithmetic)),
+        codebook_checksum_(checksum_of(codebooks)) {
     if (rotation_ == nullptr) detail::throw_invalid_argument("a codec without a rotation");
     if (rotation_->head_dim() != format.head_dim) {
       detail::throw_invalid_argument("the rotation is " + std::to_string(rotation_->head_dim()) +
@@ -79,6 +83,9 @@ class PolarCodec {
   std::size_t bytes_per_vector() const { return tables_.layout.num_bytes(); }
 
   Arithmetic arithmetic() const { return arithmetic_; }
+
+  // Over every centroid: equal for equal codebooks, on every platform.
+  std::uint64_t codebook_checksum() const { return codebook_checksum_; }
 
   // The kernels that run: "scalar", "avx2" or "avx512", the loops compiled for that instruction
   // set; or "avx512 tiles" or "avx512 tiles, 16-bit", whose scores and weighted sums have kernels
@@ -295,6 +302,16 @@ class PolarCodec {
 
   using Scratch = detail::CodecScratch<Accumulator>;
 
+  static std::uint64_t checksum_of(const CodebookSet& codebooks) {
+    detail::Checksum checksum;
+    for (const std::vector<AngleCodebook>* set : {&codebooks.levels, &codebooks.joins}) {
+      for (const AngleCodebook& codebook : *set) {
+        checksum.add(codebook.centroids().data(), codebook.centroids().size() * sizeof(double));
+      }
+    }
+    return checksum.value();
+  }
+
   static bool rows_are_aligned(Rows<const Accumulator> rows) {
     return detail::ScratchArena::is_aligned(rows.data) &&
            (rows.count < 2 || detail::ScratchArena::is_aligned(rows.row(1)));
@@ -325,6 +342,7 @@ class PolarCodec {
   std::shared_ptr<const Rotation> rotation_;
   Arithmetic arithmetic_;
   detail::Kernels<Accumulator> kernels_;
+  std::uint64_t codebook_checksum_;
 };
 
 POLARQUANT_END_NAMESPACE

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -286,6 +285,7 @@ class KVCache {
   std::size_t scratch_bytes() const { return Scratch(*codec_, nullptr).num_bytes; }
 
  private:
+  friend struct detail::CacheAccess<T>;
   using Scratch = detail::AttentionScratch<T>;
 
   detail::HeadAttention<T> attention_of(std::size_t head) const {

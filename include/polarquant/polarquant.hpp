@@ -21,4 +21,5 @@
 #include "polarquant/attention.hpp"
 #include "polarquant/kv_cache_config.hpp"
 #include "polarquant/kv_cache.hpp"
+#include "polarquant/serialization.hpp"
 // clang-format on
