@@ -107,7 +107,10 @@ class KVCache {
     const AppendResult result =
         append(detail::rows_of<T>(keys), detail::rows_of<T>(values), scratch.data());
     if (result.failure != EncodeFailure::kNone) {
-      if (capacity() != capacity_before) shrink();
+      if (capacity() != capacity_before) {
+        shrink();
+        reserve(capacity_before);
+      }
       throw_append_failure(result);
     }
   }
