@@ -19,6 +19,7 @@
 namespace {
 
 using Eigen::Index;
+using polarquant::kTileTokens;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::PolarFormat;
@@ -160,29 +161,110 @@ TEST(KVCacheCopyTest, ACopyOf100000TokensTakesUnderAMillisecondAndUnderOnePercen
   EXPECT_EQ(memory.num_held, pages_before + 16);
 }
 
-TEST(KVCacheCopyTest, DropFrontForgetsWholePagesOfTheOldest) {
+TEST(KVCacheCopyTest, DropFrontForgetsWholeTilesOfTheOldest) {
   KVCache<float> cache = filled_cache<float>(3 * kPage + 50);
   const RowMatrix<float> keys = cache.decode_keys(1);
   const RowMatrix<float> values = cache.decode_values(1);
-  EXPECT_EQ(cache.drop_front(kPageTokens - 1), 0u);
+  const RowMatrix<float> scores = cache.attention_scores(gaussian_matrix<float>(1, 192, 3));
+  EXPECT_EQ(cache.drop_front(kTileTokens - 1), 0u);
   EXPECT_EQ(cache.num_tokens(), 3 * kPageTokens + 50);
-  EXPECT_EQ(cache.drop_front(2 * kPageTokens + 3), 2 * kPageTokens);
-  EXPECT_EQ(cache.num_tokens(), kPageTokens + 50);
-  EXPECT_EQ(cache.decode_keys(1), keys.bottomRows(kPage + 50));
-  EXPECT_EQ(cache.decode_values(1), values.bottomRows(kPage + 50));
+  EXPECT_EQ(cache.drop_front(2 * kPageTokens + 3 * kTileTokens + 3),
+            2 * kPageTokens + 3 * kTileTokens);
+  const Index left = kPage + 50 - 3 * static_cast<Index>(kTileTokens);
+  ASSERT_EQ(cache.num_tokens(), static_cast<std::size_t>(left));
+  EXPECT_EQ(cache.decode_keys(1), keys.bottomRows(left));
+  EXPECT_EQ(cache.decode_values(1), values.bottomRows(left));
+  const RowMatrix<float> after = cache.attention_scores(gaussian_matrix<float>(1, 192, 3));
+  EXPECT_LT((after - scores.rightCols(left)).norm(), 1e-5f * scores.norm());
 }
 
-TEST(KVCacheCopyTest, DropFrontOfMoreThanAllForgetsNoMoreThanItsWholePages) {
+TEST(KVCacheCopyTest, DropFrontOfMoreThanAllForgetsNoMoreThanItsWholeTiles) {
   KVCache<float> cache = filled_cache<float>(kPage + 5);
   EXPECT_EQ(cache.drop_front(100 * kPageTokens), kPageTokens);
   EXPECT_EQ(cache.num_tokens(), 5u);
+}
+
+TEST(KVCacheCopyTest, DropFrontKeepsSinksAndExactTokens) {
+  KVCacheConfig config = make_config();
+  config.num_sink_tokens = 4;
+  config.num_recent_tokens = 50;
+  KVCache<float> cache(config);
+  append(cache, 300, 1);
+  const RowMatrix<float> keys = cache.decode_keys(0);
+  const RowMatrix<float> values = cache.decode_values(1);
+  const std::size_t num_encoded = cache.num_encoded_tokens();
+  const std::size_t dropped = cache.drop_front(1000);
+  EXPECT_EQ(dropped, num_encoded / kTileTokens * kTileTokens);
+  const Index left = 300 - static_cast<Index>(dropped);
+  ASSERT_EQ(cache.num_tokens(), static_cast<std::size_t>(left));
+  EXPECT_EQ(cache.decode_keys(0).topRows(4), keys.topRows(4));
+  EXPECT_EQ(cache.decode_keys(0).bottomRows(left - 4), keys.bottomRows(left - 4));
+  EXPECT_EQ(cache.decode_values(1).bottomRows(left - 4), values.bottomRows(left - 4));
+}
+
+// Dropping now and then, with truncations and copies, is a cache that never held what was dropped.
+TEST(KVCacheCopyTest, AfterDropFrontEverythingGoesOn) {
+  for (const std::size_t num_recent : {0u, 40u}) {
+    KVCacheConfig config = make_config();
+    config.num_sink_tokens = 3;
+    config.num_recent_tokens = num_recent;
+    KVCache<float> cache(config);
+    RowMatrix<float> keys(3, 32);  // of head 0, as they are kept
+    append(cache, 3, 99);
+    keys = cache.decode_keys(0);
+    for (std::uint64_t step = 0; step < 60; ++step) {
+      append(cache, 37, step);
+      if (step % 3 == 1) {
+        const RowMatrix<float> before = cache.decode_keys(0);
+        const Index dropped = static_cast<Index>(cache.drop_front(70));
+        RowMatrix<float> expected(before.rows() - dropped, 32);
+        expected << before.topRows(3), before.bottomRows(before.rows() - dropped - 3);
+        ASSERT_EQ(cache.decode_keys(0), expected) << step;
+      }
+      if (step % 7 == 2) cache = cache.copy();
+      if (step % 11 == 3) {
+        const RowMatrix<float> before = cache.decode_values(1);
+        cache.truncate(cache.num_tokens() - 25);
+        ASSERT_EQ(cache.decode_values(1), before.topRows(before.rows() - 25)) << step;
+      }
+      if (step == 40) cache.shrink();
+    }
+    const RowMatrix<float> output = attend(cache);
+    EXPECT_TRUE(output.allFinite());
+    cache.clear();
+    EXPECT_EQ(cache.num_tokens(), 0u);
+    append(cache, 100, 1);
+    KVCache<float> fresh(config);
+    append(fresh, 100, 1);
+    EXPECT_EQ(cache.decode_keys(0), fresh.decode_keys(0));
+  }
+}
+
+TEST(KVCacheCopyTest, ACopyHasTheExactTokensAndTheCentringVectors) {
+  KVCacheConfig config = make_config();
+  config.num_sink_tokens = 4;
+  config.num_recent_tokens = 50;
+  config.centering = polarquant::Centering::kEstimated;
+  config.num_centering_tokens = 30;
+  for (const Index num_tokens : {3, 20, 40, 300}) {
+    KVCache<float> cache(config);
+    append(cache, num_tokens, 1);
+    KVCache<float> copy = cache.copy();
+    EXPECT_EQ(copy.decode_keys(1), cache.decode_keys(1));
+    EXPECT_EQ(copy.key_mean(0), cache.key_mean(0));
+    append(cache, 100, 3);
+    const RowMatrix<float> keys = cache.decode_keys(1);
+    append(copy, 100, 3);
+    EXPECT_EQ(copy.decode_keys(1), keys);
+    EXPECT_EQ(attend(copy), attend(cache));
+  }
 }
 
 TEST(KVCacheCopyTest, DropFrontAndAppendAfterACopyLeaveTheCopyAlone) {
   KVCache<float> cache = filled_cache<float>(2 * kPage + 5);
   const KVCache<float> copy = cache.copy();
   const std::vector<std::byte> before = all_codes(copy);
-  cache.drop_front(kPageTokens);
+  cache.drop_front(kPageTokens + kTileTokens);
   append(cache, kPage, 5);
   EXPECT_EQ(all_codes(copy), before);
 }
@@ -197,7 +279,7 @@ TEST(KVCacheCopyTest, AWindowThatDropsItsFrontHoldsBoundedMemory) {
     if (cache.num_tokens() > 1000) cache.drop_front(cache.num_tokens() - 1000);
     EXPECT_LE(memory.num_held, 4 * ((1000 + 300) / kPageTokens + 2));
   }
-  EXPECT_LT(cache.num_tokens(), 1000 + kPageTokens);
+  EXPECT_LT(cache.num_tokens(), 1000 + kTileTokens);
 }
 
 TEST(KVCacheCopyTest, ShrinkGivesBackWhatTheTokensDoNotNeed) {

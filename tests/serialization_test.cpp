@@ -12,7 +12,9 @@
 #include <memory>
 #include <sstream>
 #include <stdexcept>
+#include <streambuf>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "counting_memory.hpp"
@@ -71,10 +73,10 @@ std::string error_of(const Bytes& bytes, KVCache<float> cache = empty_cache()) {
   const KVCacheConfig& config = cache.config();
   cache.append(gaussian_matrix<float>(3, config.num_kv_heads * config.key_format.head_dim, 8),
                gaussian_matrix<float>(3, config.num_kv_heads * config.value_format.head_dim, 9));
-  const Bytes before = all_codes(cache);
+  const polarquant::RowMatrix<float> before = cache.decode_keys(0);
   std::string message =
       message_of<std::runtime_error>([&] { load(bytes.data(), bytes.size(), cache); });
-  EXPECT_EQ(all_codes(cache), before);
+  EXPECT_EQ(cache.decode_keys(0), before);
   return message;
 }
 
@@ -148,8 +150,59 @@ TEST(SerializationTest, ACopyAndADroppedFrontAreSavedAsWhatTheyHold) {
   KVCache<float> cache = filled_cache<float>(static_cast<Index>(kPageTokens + 9));
   const KVCache<float> copy = cache.copy();
   EXPECT_EQ(saved(copy), saved(cache));
-  cache.drop_front(kPageTokens);
+  cache.drop_front(3 * polarquant::kTileTokens);
   EXPECT_EQ(all_codes(loaded<float>(saved(cache), make_config())), all_codes(cache));
+}
+
+// Exact tokens and centring vectors, at every age of the cache.
+KVCacheConfig segments_config(polarquant::Centering centering = polarquant::Centering::kEstimated) {
+  KVCacheConfig config = make_config();
+  config.num_sink_tokens = 4;
+  config.num_recent_tokens = 50;
+  config.exact_type = FloatType::kFloat32;
+  config.centering = centering;
+  config.num_centering_tokens = 30;
+  if (centering == polarquant::Centering::kGiven) config.key_mean.assign(2 * 32, 0.25f);
+  return config;
+}
+
+KVCache<float> segments_cache(Index num_tokens, const KVCacheConfig& config = segments_config()) {
+  KVCache<float> cache(config);
+  cache.append(gaussian_matrix<float>(num_tokens, 64, 1),
+               gaussian_matrix<float>(num_tokens, 96, 2));
+  return cache;
+}
+
+TEST(SerializationTest, ExactTokensAndCentringVectorsAtEveryAge) {
+  for (const auto centering : {polarquant::Centering::kNone, polarquant::Centering::kGiven,
+                               polarquant::Centering::kEstimated}) {
+    const KVCacheConfig config = segments_config(centering);
+    for (const Index num_tokens : {0, 3, 4, 20, 34, 60, 90, 700}) {
+      KVCache<float> cache = segments_cache(num_tokens, config);
+      KVCache<float> other = loaded<float>(saved(cache), config);
+      for (int more = 0; more < 3; ++more) {
+        EXPECT_EQ(other.num_tokens(), cache.num_tokens());
+        EXPECT_EQ(other.num_encoded_tokens(), cache.num_encoded_tokens());
+        for (int head = 0; head < 2; ++head) {
+          EXPECT_EQ(other.decode_keys(head), cache.decode_keys(head));
+          EXPECT_EQ(other.decode_values(head), cache.decode_values(head));
+          EXPECT_EQ(other.key_mean(head), cache.key_mean(head));
+          EXPECT_EQ(other.value_mean(head), cache.value_mean(head));
+        }
+        for (KVCache<float>* each : {&cache, &other}) {
+          each->append(gaussian_matrix<float>(40, 64, 5), gaussian_matrix<float>(40, 96, 6));
+        }
+      }
+    }
+  }
+}
+
+TEST(SerializationTest, TheCacheHasItsOwnGivenCentringVectors) {
+  KVCacheConfig config = segments_config(polarquant::Centering::kGiven);
+  const Bytes bytes = saved(segments_cache(10, config));
+  config.key_mean[37] = 1.0f;
+  EXPECT_EQ(error_of(bytes, KVCache<float>(config)),
+            "polarquant: loading: the key_mean of KV head 1 differs in entry 5 from this cache's");
 }
 
 TEST(SerializationTest, ThePagesOfALoadedCacheComeFromItsAllocator) {
@@ -224,12 +277,17 @@ TEST(SerializationTest, TooLittleMemoryIsAnError) {
 // ---- Damage ----
 
 TEST(SerializationTest, EveryFlippedByteIsDetected) {
-  const Bytes bytes = saved(filled_cache<float>(3));
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    for (const unsigned flip : {0x01u, 0x80u, 0xffu}) {
+  for (const bool has_segments : {false, true}) {
+    const KVCache<float> like = has_segments ? segments_cache(0) : empty_cache();
+    const Bytes bytes = saved(has_segments ? segments_cache(90) : filled_cache<float>(3));
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
       Bytes damaged = bytes;
-      damaged[i] ^= static_cast<std::byte>(flip);
-      EXPECT_NE(error_of(damaged), "") << "byte " << i;
+      damaged[i] ^= std::byte{0x10};
+      KVCache<float> cache(like.config(), like.codec());
+      EXPECT_NE(
+          message_of<std::runtime_error>([&] { load(damaged.data(), damaged.size(), cache); }), "")
+          << "byte " << i;
+      EXPECT_EQ(cache.num_tokens(), 0u);
     }
   }
 }
@@ -242,7 +300,9 @@ TEST(SerializationTest, EveryTruncationIsDetected) {
     std::istringstream stream(
         std::string(reinterpret_cast<const char*>(truncated.data()), truncated.size()));
     KVCache<float> cache = empty_cache();
-    EXPECT_NE(message_of<std::runtime_error>([&] { load(stream, cache); }), "") << size;
+    EXPECT_NE(message_of<std::runtime_error>([&] { load(stream, cache); }).find("truncated"),
+              std::string::npos)
+        << size;
     EXPECT_EQ(cache.num_tokens(), 0u);
   }
 }
@@ -257,6 +317,12 @@ void forge(Bytes& bytes, std::size_t offset, std::uint64_t value, std::size_t nu
   std::memcpy(bytes.data() + end, &sum, sizeof sum);
 }
 
+std::size_t section_of(const Bytes& bytes, const char* name) {
+  for (std::size_t i = 32;; ++i) {
+    if (std::memcmp(bytes.data() + i, name, 4) == 0) return i;
+  }
+}
+
 TEST(SerializationTest, AForeignFileIsToldFromADamagedOne) {
   Bytes bytes(1000);
   EXPECT_EQ(error_of(bytes),
@@ -266,44 +332,92 @@ TEST(SerializationTest, AForeignFileIsToldFromADamagedOne) {
   EXPECT_EQ(error_of(bytes), "polarquant: loading: the checksum of the header is wrong: damaged");
   bytes = saved(filled_cache<float>(3));
   bytes[bytes.size() - 20] ^= std::byte{1};
+  EXPECT_EQ(error_of(bytes), "polarquant: loading: no section \"LAST\" where it must be: damaged");
+  bytes = saved(filled_cache<float>(3));
+  bytes[section_of(bytes, "CODE") + 20] ^= std::byte{1};
   EXPECT_EQ(error_of(bytes),
             "polarquant: loading: the checksum of section \"CODE\" is wrong: damaged");
 }
 
 TEST(SerializationTest, ALaterVersionIsNamed) {
   Bytes bytes = saved(filled_cache<float>(3));
-  forge(bytes, 8, 2, 4, 0, 24);
+  forge(bytes, 8, 2, 8, 0, 24);
   EXPECT_EQ(error_of(bytes),
             "polarquant: loading: the saved cache has version 2, this library reads version 1");
 }
 
+// A stream that cannot tell its size.
+class PipeBuffer : public std::streambuf {
+ public:
+  explicit PipeBuffer(Bytes bytes) : bytes_(std::move(bytes)) {
+    char* const begin = reinterpret_cast<char*>(bytes_.data());
+    setg(begin, begin, begin + bytes_.size());
+  }
+
+ private:
+  Bytes bytes_;
+};
+
 // With right checksums: sizes that no file can have are refused before anything is allocated.
 TEST(SerializationTest, AForgedNumberOfTokensAllocatesNothing) {
   const Bytes bytes = saved(filled_cache<float>(3));
-  const std::size_t size_section = [&bytes] {
-    for (std::size_t i = 32;; ++i) {
-      if (std::memcmp(bytes.data() + i, "SIZE", 4) == 0) return i;
-    }
-  }();
+  const std::size_t sizes = section_of(bytes, "SIZE");
   CountingMemory memory;
   KVCacheConfig config = make_config();
   config.allocator = memory.allocator();
-  for (const std::uint64_t value : {std::uint64_t{4}, std::uint64_t{1} << 40, ~std::uint64_t{0}}) {
+  for (const std::uint64_t value :
+       {std::uint64_t{4}, std::uint64_t{1} << 30, std::uint64_t{1} << 40, ~std::uint64_t{0}}) {
     Bytes forged = bytes;
-    forge(forged, size_section + 16, value, 8, size_section, size_section + 24);
+    for (const std::size_t field : {0u, 1u}) {
+      forge(forged, sizes + 16 + 8 * field, value, 8, sizes, sizes + 40);
+    }
     KVCache<float> cache(config);
+    const std::string expected = "polarquant: loading: " + std::to_string(value) + " tokens, " +
+                                 std::to_string(value) + " of them encoded, in " +
+                                 std::to_string(bytes.size()) + " bytes: damaged";
     EXPECT_EQ(message_of<std::runtime_error>([&] { load(forged.data(), forged.size(), cache); }),
-              "polarquant: loading: " + std::to_string(value) + " tokens in " +
-                  std::to_string(bytes.size()) + " bytes: damaged");
-    // A size that fits the number: a stream cannot know better, and grows page by page.
+              expected);
+    // A total that fits the number: memory and files know their size, a pipe has to be read.
     const std::uint64_t total = bytes.size() + (value - 3) * cache.bytes_per_token();
     forge(forged, 16, total, 8, 0, 24);
-    EXPECT_NE(message_of<std::runtime_error>([&] { load(forged.data(), forged.size(), cache); }),
-              "");
+    const std::string truncated =
+        message_of<std::runtime_error>([&] { load(forged.data(), forged.size(), cache); });
+    EXPECT_NE(truncated, "");
     std::istringstream stream(
         std::string(reinterpret_cast<const char*>(forged.data()), forged.size()));
-    EXPECT_NE(message_of<std::runtime_error>([&] { load(stream, cache); }), "");
+    EXPECT_EQ(message_of<std::runtime_error>([&] { load(stream, cache); }), truncated);
+    PipeBuffer buffer(forged);
+    std::istream pipe(&buffer);
+    EXPECT_NE(message_of<std::runtime_error>([&] { load(pipe, cache); }), "");
     EXPECT_EQ(memory.num_held, 0u);
+  }
+}
+
+TEST(SerializationTest, APipeIsRead) {
+  const KVCache<float> cache = segments_cache(90);
+  PipeBuffer buffer(saved(cache));
+  std::istream pipe(&buffer);
+  KVCache<float> other(segments_config());
+  load(pipe, other);
+  EXPECT_EQ(other.decode_keys(0), cache.decode_keys(0));
+}
+
+// Numbers of tokens that this cache could not have come to hold.
+TEST(SerializationTest, ImpossibleSegmentsAreRefused) {
+  const Bytes bytes = saved(segments_cache(90));
+  const std::size_t sizes = section_of(bytes, "SIZE");
+  std::uint64_t num_encoded;
+  std::memcpy(&num_encoded, bytes.data() + sizes + 24, 8);
+  EXPECT_EQ(num_encoded, 32u);
+  for (const std::uint64_t value : {std::uint64_t{0}, std::uint64_t{87}, std::uint64_t{1000}}) {
+    Bytes forged = bytes;
+    forge(forged, sizes + 24, value, 8, sizes, sizes + 40);
+    EXPECT_NE(error_of(forged, segments_cache(0)).find("of them encoded"), std::string::npos);
+  }
+  for (const std::uint64_t is_pending : {1u, 2u}) {
+    Bytes forged = bytes;
+    forge(forged, sizes + 32, is_pending, 8, sizes, sizes + 40);
+    EXPECT_NE(error_of(forged, segments_cache(0)).find("of them encoded"), std::string::npos);
   }
 }
 
@@ -320,6 +434,14 @@ TEST(SerializationTest, ADifferentSettingIsNamed) {
   };
   expect([](KVCacheConfig& config) { config.num_kv_heads = 3; },
          "num_kv_heads of the saved cache is 2, this cache has 3");
+  expect([](KVCacheConfig& config) { config.num_sink_tokens = 1; },
+         "num_sink_tokens of the saved cache is 0, this cache has 1");
+  expect([](KVCacheConfig& config) { config.num_recent_tokens = 64; },
+         "num_recent_tokens of the saved cache is 0, this cache has 64");
+  expect([](KVCacheConfig& config) { config.exact_type = FloatType::kFloat32; },
+         "exact_type of the saved cache is 1, this cache has 2");
+  expect([](KVCacheConfig& config) { config.centering = polarquant::Centering::kEstimated; },
+         "centering of the saved cache is 0, this cache has 2");
   expect([](KVCacheConfig& config) { config.key_format = PolarFormat::full_depth(64, 3.5); },
          "key head_dim of the saved cache is 32, this cache has 64");
   expect([](KVCacheConfig& config) { config.value_format = PolarFormat::full_depth(48, 3.5); },
@@ -363,8 +485,8 @@ TEST(SerializationTest, GoldenBytes) {
   const Bytes bytes = saved(cache);
   Checksum checksum;
   checksum.add(bytes.data(), bytes.size());
-  EXPECT_EQ(bytes.size(), 568u);
-  EXPECT_EQ(checksum.value(), 5286657490329559052u);
+  EXPECT_EQ(bytes.size(), 696u);
+  EXPECT_EQ(checksum.value(), 2696623901624340114u);
 }
 
 TEST(SerializationTest, TheFileIsAtMostOnePercentOverTheCodes) {

@@ -85,17 +85,29 @@ class StreamSink final : public ByteSink {
 
 class StreamSource final : public ByteSource {
  public:
-  explicit StreamSource(std::istream& stream) : stream_(stream) {}
+  explicit StreamSource(std::istream& stream) : stream_(stream) {
+    const std::istream::pos_type begin = stream.tellg();
+    if (begin == std::istream::pos_type(-1)) return;
+    stream.seekg(0, std::ios::end);
+    const std::istream::pos_type end = stream.tellg();
+    stream.clear();
+    stream.seekg(begin);
+    if (end >= begin) num_left_ = static_cast<std::uint64_t>(end - begin);
+  }
   const std::byte* take(std::size_t num_bytes) override {
     if (buffer_.size() < num_bytes) buffer_.resize(num_bytes);
     stream_.read(reinterpret_cast<char*>(buffer_.data()), static_cast<std::streamsize>(num_bytes));
-    const bool complete = stream_.gcount() == static_cast<std::streamsize>(num_bytes);
-    return complete ? buffer_.data() : nullptr;
+    if (stream_.gcount() != static_cast<std::streamsize>(num_bytes)) return nullptr;
+    if (num_left_ != kUnknown) num_left_ -= num_bytes;
+    return buffer_.data();
   }
-  std::uint64_t num_left() const override { return std::numeric_limits<std::uint64_t>::max(); }
+  std::uint64_t num_left() const override { return num_left_; }
 
  private:
+  static constexpr std::uint64_t kUnknown = std::numeric_limits<std::uint64_t>::max();
+
   std::istream& stream_;
+  std::uint64_t num_left_ = kUnknown;  // of a stream that can seek
   std::vector<std::byte> buffer_;
 };
 

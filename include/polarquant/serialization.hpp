@@ -15,121 +15,113 @@
 #include "polarquant/byte_streams.hpp"
 #include "polarquant/codec.hpp"
 #include "polarquant/error.hpp"
+#include "polarquant/exact_rows.hpp"
+#include "polarquant/float_types.hpp"
+#include "polarquant/head_side.hpp"
 #include "polarquant/kv_cache.hpp"
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/kv_storage.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/saved_layout.hpp"
 #include "polarquant/tile_pages.hpp"
 #include "polarquant/tile_rows.hpp"
+#include "polarquant/token_segments.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-template <typename T>
-struct CacheAccess {
-  static CachePages& pages(KVCache<T>& cache) { return cache.pages_; }
-  static const CachePages& pages(const KVCache<T>& cache) { return cache.pages_; }
-  static std::size_t& num_tokens(KVCache<T>& cache) { return cache.num_tokens_; }
-};
+// ---- Saving ----
 
-inline constexpr char kSavedMagic[9] = "PolarKV\n";
-inline constexpr std::uint32_t kSavedVersion = 1;
-inline constexpr std::size_t kSavedHeaderBytes = 32;
-
-// Calls visit(name, number) for everything that a saved cache and the cache it is loaded into must
-// agree on. The arithmetic and the number of query heads are not among it: codes do not depend on
-// them.
-template <typename T, typename Visit>
-void for_each_saved_setting(const KVCache<T>& cache, const Visit& visit) {
-  const auto number = [&visit](const std::string& name, auto value) {
-    visit(name, static_cast<std::uint64_t>(value));
-  };
-  number("num_kv_heads", cache.config().num_kv_heads);
-  for (const PolarCodec<T>* codec : {&cache.codec()->keys, &cache.codec()->values}) {
-    const std::string side = codec == &cache.codec()->keys ? "key " : "value ";
-    const PolarFormat& format = codec->format();
-    const int num_joins = format.is_uncompressed() ? 0 : format.shape().num_joins();
-    number(side + "head_dim", format.head_dim);
-    number(side + "levels", format.levels);
-    number(side + "radius_type", format.radius_type);
-    number(side + "radius_meaning",
-           format.is_uncompressed() ? RadiusMeaning::kNorm : format.radius_meaning);
-    for (int i = 0; i < PolarFormat::kMaxLevels; ++i) {
-      number(side + "bits of level " + std::to_string(i + 1),
-             i < format.levels ? format.level_bits[static_cast<std::size_t>(i)] : 0);
-    }
-    for (int i = 0; i < PolarFormat::kMaxJoins; ++i) {
-      number(side + "bits of join " + std::to_string(i),
-             i < num_joins ? format.join_bits[static_cast<std::size_t>(i)] : 0);
-    }
-    const bool is_rotated = codec->rotation().kind() != RotationKind::kNone;
-    number(side + "rotation kind", codec->rotation().kind());
-    number(side + "rotation seed", is_rotated ? codec->rotation().seed() : 0);
-    number(side + "rotation checksum", codec->rotation().checksum());
-    number(side + "codebook checksum", codec->codebook_checksum());
+inline void write_rows(const ExactRows& rows, std::size_t head_dim, std::size_t first,
+                       std::size_t count, SectionWriter& writer) {
+  const std::size_t num_bytes = head_dim * static_cast<std::size_t>(float_type_bytes(rows.type()));
+  for (std::size_t index = first; index < first + count; ++index) {
+    writer.fill(num_bytes, [&](std::byte* out) { std::memcpy(out, rows.row(index), num_bytes); });
   }
 }
 
-template <typename T>
-std::size_t num_saved_settings(const KVCache<T>& cache) {
-  std::size_t count = 0;
-  for_each_saved_setting(cache, [&count](const std::string&, std::uint64_t) { ++count; });
-  return count;
-}
-
-template <typename T>
-std::uint64_t saved_bytes(const KVCache<T>& cache, std::uint64_t num_tokens) {
-  return kSavedHeaderBytes + section_bytes(8 * num_saved_settings(cache)) + section_bytes(8) +
-         section_bytes(num_tokens * cache.bytes_per_token());
-}
-
-// ---- Saving ----
-
-inline void write_codes(const TilePages& pages, std::size_t bytes_per_vector,
-                        std::size_t num_tokens, SectionWriter& writer) {
-  for (std::size_t first = 0; first < num_tokens; first += kPageTokens) {
-    const std::size_t count = std::min(kPageTokens, num_tokens - first);
-    writer.fill(count * bytes_per_vector, [&](std::byte* codes) {
-      for (std::size_t token = 0; token < count; token += kTileTokens) {
-        read_tile_rows(pages.tile((first + token) / kTileTokens), bytes_per_vector,
-                       {codes + token * bytes_per_vector, std::min(kTileTokens, count - token),
-                        bytes_per_vector});
+inline void write_codes(const TilePages& pages, std::size_t num_bytes,
+                        const TokenSegments& segments, SectionWriter& writer) {
+  for (std::size_t slot = segments.num_dropped; slot < segments.end_of_codes();) {
+    const std::size_t count =
+        std::min(kPageTokens - slot % kPageTokens, segments.end_of_codes() - slot);
+    writer.fill(count * num_bytes, [&](std::byte* codes) {
+      for (std::size_t row = 0; row < count; row += kTileTokens) {
+        read_tile_rows(pages.tile((slot + row) / kTileTokens), num_bytes,
+                       {codes + row * num_bytes, std::min(kTileTokens, count - row), num_bytes});
       }
     });
+    slot += count;
+  }
+}
+
+// Calls visit(codec, side, head, is_value) for the keys, then the values, of each head.
+template <typename Storage, typename Visit>
+void for_each_side(Storage& storage, const Visit& visit) {
+  for (std::size_t head = 0; head < storage.num_heads(); ++head) {
+    visit(storage.codec()->keys, storage.side(head, false), head, false);
+    visit(storage.codec()->values, storage.side(head, true), head, true);
   }
 }
 
 template <typename T>
 void save_to(const KVCache<T>& cache, ByteSink& sink) {
+  using Side = HeadSide<T>;
+  const KVStorage<T>& storage = CacheAccess<T>::storage(cache);
+  const TokenSegments& segments = storage.segments();
+  const SavedSizes<T> sizes(storage);
+  const std::size_t num_settings = num_saved_settings(cache);
   SectionWriter writer(sink);
-  Checksum checksum;
-  std::byte header[kSavedHeaderBytes] = {};
-  const std::uint64_t total = saved_bytes(cache, cache.num_tokens());
-  std::memcpy(header, kSavedMagic, 8);
-  std::memcpy(header + 8, &kSavedVersion, 4);
-  std::memcpy(header + 16, &total, 8);
-  checksum.add(header, 24);
-  const std::uint64_t sum = checksum.value();
-  std::memcpy(header + 24, &sum, 8);
-  writer.fill(sizeof header, [&](std::byte* out) { std::memcpy(out, header, sizeof header); });
+  writer.fill(kSavedHeaderBytes, [&](std::byte* header) {
+    const std::uint64_t total = sizes.total(num_settings);
+    std::memcpy(header, kSavedMagic, 8);
+    const std::uint64_t version = kSavedVersion;
+    std::memcpy(header + 8, &version, 8);
+    std::memcpy(header + 16, &total, 8);
+    Checksum checksum;
+    checksum.add(header, 24);
+    const std::uint64_t sum = checksum.value();
+    std::memcpy(header + 24, &sum, 8);
+  });
 
-  writer.begin("CONF", 8 * num_saved_settings(cache));
+  writer.begin("CONF", 8 * num_settings);
   for_each_saved_setting(
       cache, [&writer](const std::string&, std::uint64_t value) { writer.number(value); });
   writer.end();
 
-  writer.begin("SIZE", 8);
-  writer.number(cache.num_tokens());
+  writer.begin("SIZE", 3 * 8);
+  writer.number(segments.num_tokens);
+  writer.number(segments.num_encoded);
+  writer.number(sizes.is_pending ? 1 : 0);
   writer.end();
 
-  const CachePages& pages = CacheAccess<T>::pages(cache);
-  writer.begin("CODE", cache.num_tokens() * cache.bytes_per_token());
-  for (std::size_t head = 0; head < pages.num_heads(); ++head) {
-    write_codes(pages.keys[head], cache.codec()->keys.bytes_per_vector(), cache.num_tokens(),
-                writer);
-    write_codes(pages.values[head], cache.codec()->values.bytes_per_vector(), cache.num_tokens(),
-                writer);
-  }
+  writer.begin("MEAN", sizes.means);
+  for_each_side(storage, [&](const PolarCodec<T>&, const Side& side, std::size_t, bool) {
+    if (sizes.is_pending) return;
+    for (const auto entry : side.mean) {
+      const double wide = static_cast<double>(entry);
+      writer.fill(8, [&wide](std::byte* out) { std::memcpy(out, &wide, 8); });
+    }
+  });
+  writer.end();
+
+  writer.begin("SINK", sizes.sinks);
+  for_each_side(storage, [&](const PolarCodec<T>& codec, const Side& side, std::size_t, bool) {
+    write_rows(side.sinks, codec.head_dim(), 0, segments.num_sinks(), writer);
+  });
+  writer.end();
+
+  writer.begin("CODE", sizes.codes);
+  for_each_side(storage, [&](const PolarCodec<T>& codec, const Side& side, std::size_t, bool) {
+    write_codes(side.pages, codec.bytes_per_vector(), segments, writer);
+  });
+  writer.end();
+
+  writer.begin("LAST", sizes.recent);
+  for_each_side(storage, [&](const PolarCodec<T>& codec, const Side& side, std::size_t, bool) {
+    write_rows(side.recent, codec.head_dim(), segments.end_of_codes(), segments.num_recent(),
+               writer);
+  });
   writer.end();
 }
 
@@ -144,8 +136,7 @@ inline std::uint64_t read_header(SectionReader& reader) {
   }
   Checksum checksum;
   checksum.add(header, 24);
-  std::uint64_t sum, total;
-  std::uint32_t version;
+  std::uint64_t version, total, sum;
   std::memcpy(&version, header + 8, sizeof version);
   std::memcpy(&total, header + 16, sizeof total);
   std::memcpy(&sum, header + 24, sizeof sum);
@@ -175,55 +166,122 @@ void check_settings(const KVCache<T>& cache, SectionReader& reader) {
 }
 
 // Memory grows with the bytes that have really come.
-inline void read_codes(SectionReader& reader, std::size_t bytes_per_vector, std::size_t num_tokens,
+inline void read_rows(SectionReader& reader, std::size_t head_dim, std::size_t first,
+                      std::size_t count, ExactRows& rows) {
+  const std::size_t num_bytes = head_dim * static_cast<std::size_t>(float_type_bytes(rows.type()));
+  const std::size_t capacity = (count + kTileTokens - 1) / kTileTokens * kTileTokens;
+  for (std::size_t row = 0; row < count; ++row) {
+    const std::byte* const bytes = reader.take(num_bytes);
+    if (row == rows.capacity()) {
+      rows.resize(std::min(capacity, std::max(kPageTokens, 2 * row)), first, row);
+    }
+    std::memcpy(rows.mutable_row(first + row), bytes, num_bytes);
+  }
+}
+
+inline void read_codes(SectionReader& reader, std::size_t num_bytes, std::size_t num_tokens,
                        TilePages& pages) {
   for (std::size_t first = 0; first < num_tokens; first += kPageTokens) {
     const std::size_t count = std::min(kPageTokens, num_tokens - first);
-    const std::byte* const codes = reader.take(count * bytes_per_vector);
+    const std::byte* const codes = reader.take(count * num_bytes);
     pages.reserve(first + count, first);
-    for (std::size_t token = 0; token < count; token += kTileTokens) {
-      write_tile_rows(pages.tile((first + token) / kTileTokens), bytes_per_vector,
-                      {codes + token * bytes_per_vector, std::min(kTileTokens, count - token),
-                       bytes_per_vector});
+    for (std::size_t row = 0; row < count; row += kTileTokens) {
+      write_tile_rows(pages.tile((first + row) / kTileTokens), num_bytes,
+                      {codes + row * num_bytes, std::min(kTileTokens, count - row), num_bytes});
     }
   }
 }
 
+// The centring vectors: taken over where they were estimated, compared where they were given.
+template <typename T>
+void read_means(SectionReader& reader, KVStorage<T>& storage) {
+  using Side = HeadSide<T>;
+  const bool is_given = storage.config().centering == Centering::kGiven;
+  for_each_side(storage, [&](const PolarCodec<T>&, Side& side, std::size_t head, bool is_value) {
+    for (std::size_t i = 0; i < side.mean.size(); ++i) {
+      double found;
+      std::memcpy(&found, reader.take(8), 8);
+      const auto entry = static_cast<typename Side::Accumulator>(found);
+      if (is_given && entry != side.mean[i]) {
+        throw_runtime_error(std::string("loading: the ") + (is_value ? "value" : "key") +
+                            "_mean of KV head " + std::to_string(head) + " differs in entry " +
+                            std::to_string(i) + " from this cache's");
+      }
+      side.mean[i] = entry;
+    }
+  });
+}
+
+// Reads how many tokens are where; sizes beyond the bytes that there can be are refused here,
+// before anything is allocated.
+template <typename T>
+SavedSizes<T> read_sizes(SectionReader& reader, const KVStorage<T>& storage, std::uint64_t total,
+                         std::size_t num_settings) {
+  reader.begin("SIZE", 3 * 8);
+  TokenSegments segments;
+  segments.max_sinks = storage.segments().max_sinks;
+  segments.num_tokens = reader.number();
+  segments.num_encoded = reader.number();
+  const std::uint64_t is_pending = reader.number();
+  reader.end();
+  const SavedSizes<T> sizes(storage, segments, is_pending == 1);
+  if (is_pending > 1 || segments.num_tokens > total / sizes.least_token_bytes ||
+      !can_hold(storage, segments, is_pending == 1) || sizes.total(num_settings) != total) {
+    throw_runtime_error("loading: " + std::to_string(segments.num_tokens) + " tokens, " +
+                        std::to_string(segments.num_encoded) + " of them encoded, in " +
+                        std::to_string(total) + " bytes: damaged");
+  }
+  return sizes;
+}
+
 template <typename T>
 void load_from(ByteSource& source, KVCache<T>& cache) {
+  using Side = HeadSide<T>;
   SectionReader reader(source);
   const std::uint64_t total = read_header(reader);
+  if (total < kSavedHeaderBytes || total > kMaxSavedBytes) {
+    throw_runtime_error("loading: a saved cache of " + std::to_string(total) + " bytes: damaged");
+  }
   if (total - kSavedHeaderBytes > source.num_left()) {
     throw_runtime_error("loading: " + std::to_string(kSavedHeaderBytes + source.num_left()) +
                         " bytes of a saved cache of " + std::to_string(total) + ": truncated");
   }
   check_settings(cache, reader);
-  reader.begin("SIZE", 8);
-  const std::uint64_t num_tokens = reader.number();
-  reader.end();
-  if (num_tokens > total / cache.bytes_per_token() || saved_bytes(cache, num_tokens) != total) {
-    throw_runtime_error("loading: " + std::to_string(num_tokens) + " tokens in " +
-                        std::to_string(total) + " bytes: damaged");
-  }
 
   KVCache<T> loaded(cache.config(), cache.codec());
-  CachePages& pages = CacheAccess<T>::pages(loaded);
-  reader.begin("CODE", num_tokens * cache.bytes_per_token());
-  for (std::size_t head = 0; head < pages.num_heads(); ++head) {
-    read_codes(reader, cache.codec()->keys.bytes_per_vector(), num_tokens, pages.keys[head]);
-    read_codes(reader, cache.codec()->values.bytes_per_vector(), num_tokens, pages.values[head]);
-  }
+  KVStorage<T>& storage = CacheAccess<T>::storage(loaded);
+  const SavedSizes<T> sizes = read_sizes(reader, storage, total, num_saved_settings(cache));
+  const TokenSegments& segments = sizes.segments;
+  reader.begin("MEAN", sizes.means);
+  if (!sizes.is_pending) read_means(reader, storage);
   reader.end();
-  CacheAccess<T>::num_tokens(loaded) = num_tokens;
+
+  storage.restore(segments, sizes.is_pending);
+  reader.begin("SINK", sizes.sinks);
+  for_each_side(storage, [&](const PolarCodec<T>& codec, Side& side, std::size_t, bool) {
+    read_rows(reader, codec.head_dim(), 0, segments.num_sinks(), side.sinks);
+  });
+  reader.end();
+  reader.begin("CODE", sizes.codes);
+  for_each_side(storage, [&](const PolarCodec<T>& codec, Side& side, std::size_t, bool) {
+    read_codes(reader, codec.bytes_per_vector(), segments.num_encoded, side.pages);
+  });
+  reader.end();
+  reader.begin("LAST", sizes.recent);
+  for_each_side(storage, [&](const PolarCodec<T>& codec, Side& side, std::size_t, bool) {
+    read_rows(reader, codec.head_dim(), segments.num_encoded, segments.num_recent(), side.recent);
+  });
+  reader.end();
   cache = std::move(loaded);
 }
 
 }  // namespace detail
 
-// Bytes that save writes: those of the codes and about 700 more.
+// Bytes that save writes: those of codes, exact rows and centring vectors, and about 850 more.
 template <typename T>
 std::size_t saved_bytes(const KVCache<T>& cache) {
-  return detail::saved_bytes(cache, cache.num_tokens());
+  const detail::SavedSizes<T> sizes(detail::CacheAccess<T>::storage(cache));
+  return sizes.total(detail::num_saved_settings(cache));
 }
 
 // Saves to a stream opened in binary mode. The same bytes on every machine and instruction set.

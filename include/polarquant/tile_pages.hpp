@@ -30,13 +30,11 @@ struct PageAllocator {
   void (*deallocate)(void* context, void* memory, std::size_t num_bytes) = nullptr;
   void* context = nullptr;
 
-  // Throws std::invalid_argument if only one function is set.
-  void validate() const {
-    if ((allocate == nullptr) != (deallocate == nullptr)) {
-      detail::throw_invalid_argument(std::string("the page allocator has no ") +
-                                     (allocate == nullptr ? "allocate" : "deallocate") +
-                                     ": set both functions or neither");
-    }
+  // What is wrong with it; empty if nothing is.
+  std::string problem() const {
+    if ((allocate == nullptr) == (deallocate == nullptr)) return {};
+    return std::string("the page allocator has no ") +
+           (allocate == nullptr ? "allocate" : "deallocate") + ": set both functions or neither";
   }
 };
 
@@ -47,6 +45,7 @@ inline constexpr std::size_t kPageTokens = kPageTiles * kTileTokens;
 
 // Tiles of one kind, in pages of kPageTiles, each page aligned to a cache line and zeroed at first.
 // Growing by pages, not by doubling, keeps the memory held within one page of the memory used.
+// Tokens are numbered from 0 on, and keep their numbers when pages before them are given back.
 //
 // A page counts its owners. share() makes one more owner of every page; reserve() replaces a shared
 // page by one's own before it may be written. Owners may live in different threads.
@@ -58,11 +57,13 @@ class TilePages {
   TilePages(TilePages&& other) noexcept
       : tile_bytes_(other.tile_bytes_),
         allocator_(other.allocator_),
+        first_page_(std::exchange(other.first_page_, 0)),
         pages_(std::exchange(other.pages_, {})) {}
   TilePages& operator=(TilePages&& other) noexcept {
     TilePages taken(std::move(other));
     std::swap(tile_bytes_, taken.tile_bytes_);
     std::swap(allocator_, taken.allocator_);
+    std::swap(first_page_, taken.first_page_);
     std::swap(pages_, taken.pages_);
     return *this;
   }
@@ -70,66 +71,77 @@ class TilePages {
     for (std::byte* const page : pages_) release(page);
   }
 
-  // Tokens that the pages have room for, shared or not.
-  std::size_t capacity() const { return pages_.size() * kPageTokens; }
+  // The pages end with token capacity() - 1, shared or not.
+  std::size_t capacity() const { return end_page() * kPageTokens; }
 
   // Tokens num_held .. writable_end(num_held) - 1 can be written without an allocation.
   std::size_t writable_end(std::size_t num_held) const {
     std::size_t page = num_held / kPageTokens;
-    while (page < pages_.size() && !is_shared(pages_[page])) ++page;
+    while (page < end_page() && !is_shared(pages_[page - first_page_])) ++page;
     return std::max(num_held, page * kPageTokens);
   }
 
   // The tile of tokens 32 index .. 32 index + 31; the rest of its page follows it. To be written
   // only where reserve() allows it.
   std::byte* tile(std::size_t index) {
-    POLARQUANT_DCHECK(!is_shared(pages_[index / kPageTiles]));
-    return pages_[index / kPageTiles] + index % kPageTiles * tile_bytes_;
+    std::byte* const page = pages_[index / kPageTiles - first_page_];
+    POLARQUANT_DCHECK(!is_shared(page));
+    return page + index % kPageTiles * tile_bytes_;
   }
   const std::byte* tile(std::size_t index) const {
-    return pages_[index / kPageTiles] + index % kPageTiles * tile_bytes_;
+    return pages_[index / kPageTiles - first_page_] + index % kPageTiles * tile_bytes_;
   }
 
-  // Room for num_tokens tokens, those from num_held on to be written: no page of theirs is shared
-  // afterwards, and only the first num_held tokens keep their codes. Throws std::runtime_error (or
-  // what operator new throws) if there is no memory; what was held stays held.
+  // Room for tokens up to num_tokens - 1, those from num_held on to be written: no page of theirs
+  // is shared afterwards, and only tokens before num_held keep their codes. Throws
+  // std::runtime_error (or what operator new throws) if there is no memory; what was held stays
+  // held.
   void reserve(std::size_t num_tokens, std::size_t num_held = 0) {
-    const std::size_t num_pages = num_pages_of(num_tokens);
-    for (std::size_t page = num_held / kPageTokens; page < std::min(num_pages, pages_.size());
-         ++page) {
-      if (is_shared(pages_[page])) own(page, num_held - std::min(num_held, page * kPageTokens));
+    const std::size_t end = num_pages_of(num_tokens);
+    for (std::size_t page = std::max(num_held / kPageTokens, first_page_);
+         page < std::min(end, end_page()); ++page) {
+      std::byte*& place = pages_[page - first_page_];
+      if (is_shared(place)) own(place, num_held - std::min(num_held, page * kPageTokens));
     }
+    if (end <= end_page()) return;
+    const std::size_t num_pages = end - first_page_;
     if (num_pages > pages_.capacity()) pages_.reserve(std::max(num_pages, 2 * pages_.size()));
     while (pages_.size() < num_pages) pages_.push_back(allocate(0));
   }
 
-  // Another owner of the pages of the first num_tokens tokens.
+  // Another owner of the pages of tokens up to num_tokens - 1.
   TilePages share(std::size_t num_tokens) const {
     TilePages result(0, allocator_);
     result.tile_bytes_ = tile_bytes_;
-    const auto end = pages_.begin() + static_cast<std::ptrdiff_t>(num_pages_of(num_tokens));
-    result.pages_.assign(pages_.begin(), end);
-    for (std::byte* const page : result.pages_)
+    result.first_page_ = first_page_;
+    const std::size_t end = std::max(num_pages_of(num_tokens), first_page_);
+    result.pages_.assign(pages_.begin(), iterator_of(end));
+    for (std::byte* const page : result.pages_) {
       owners(page).fetch_add(1, std::memory_order_relaxed);
+    }
     return result;
   }
 
-  // Gives back the pages that num_tokens do not need.
+  // Gives back the pages that hold no token before num_tokens.
   void shrink(std::size_t num_tokens) {
-    const std::size_t num_pages = num_pages_of(num_tokens);
-    if (num_pages >= pages_.size()) return;
-    for (std::size_t page = num_pages; page < pages_.size(); ++page) release(pages_[page]);
-    pages_.resize(num_pages);
+    const std::size_t end = std::max(num_pages_of(num_tokens), first_page_);
+    if (end >= end_page()) return;
+    std::for_each(iterator_of(end), pages_.cend(), [this](std::byte* page) { release(page); });
+    pages_.erase(iterator_of(end), pages_.cend());
     pages_.shrink_to_fit();
   }
 
-  // Gives back the first num_pages pages; the tiles after them move up by as many.
-  void drop_front(std::size_t num_pages) {
-    POLARQUANT_DCHECK(num_pages <= pages_.size());
-    const auto end = pages_.begin() + static_cast<std::ptrdiff_t>(num_pages);
-    std::for_each(pages_.begin(), end, [this](std::byte* page) { release(page); });
-    pages_.erase(pages_.begin(), end);
+  // Gives back the pages that hold no token from num_tokens on.
+  void drop_front(std::size_t num_tokens) {
+    const std::size_t first = std::min(num_tokens / kPageTokens, end_page());
+    if (first <= first_page_) return;
+    std::for_each(pages_.cbegin(), iterator_of(first), [this](std::byte* page) { release(page); });
+    pages_.erase(pages_.cbegin(), iterator_of(first));
+    first_page_ = first;
   }
+
+  // Numbers the tokens from 0 again; what the pages hold is of no use any more.
+  void restart() { first_page_ = 0; }
 
   // Bytes of the pages held, shared ones in full.
   std::size_t memory_bytes() const {
@@ -161,6 +173,12 @@ class TilePages {
     return (num_tokens + kPageTokens - 1) / kPageTokens;
   }
 
+  // Behind the last page.
+  std::size_t end_page() const { return first_page_ + pages_.size(); }
+  std::vector<std::byte*>::const_iterator iterator_of(std::size_t page) const {
+    return pages_.cbegin() + static_cast<std::ptrdiff_t>(page - first_page_);
+  }
+
   std::size_t page_bytes() const { return kHeaderBytes + kPageTiles * tile_bytes_; }
 
   // A page of one owner, zero from byte `first_zero` on.
@@ -189,17 +207,18 @@ class TilePages {
   }
 
   // Replaces a shared page by a copy of its first num_tokens tokens.
-  void own(std::size_t index, std::size_t num_tokens) {
+  void own(std::byte*& place, std::size_t num_tokens) {
     const std::size_t num_bytes = (num_tokens + kTileTokens - 1) / kTileTokens * tile_bytes_;
     std::byte* const page = allocate(num_bytes);
-    std::memcpy(page, pages_[index], num_bytes);
-    release(std::exchange(pages_[index], page));
+    std::memcpy(page, place, num_bytes);
+    release(std::exchange(place, page));
   }
 
   static constexpr std::align_val_t kAlignment{PageAllocator::kAlignment};
 
   std::size_t tile_bytes_;
   PageAllocator allocator_;
+  std::size_t first_page_ = 0;     // pages before it were given back
   std::vector<std::byte*> pages_;  // each kHeaderBytes into its allocation
 };
 
