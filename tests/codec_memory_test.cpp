@@ -3,6 +3,7 @@
 
 #include <Eigen/Core>
 #include <cstddef>
+#include <cstring>
 #include <new>
 #include <utility>
 #include <vector>
@@ -60,11 +61,37 @@ TYPED_TEST(CodecTypedTest, NoCallWritesBeyondScratchBytes) {
     codec.dot(table, codes.data() + 32 * num_bytes, scratch.data());
     codec.accumulate(Accumulator(1), codes.data() + 32 * num_bytes, output, scratch.data());
     codec.finish(output, output + d);
+    GuardedBytes prepared_rows(3 * codec.prepared_size() * sizeof(Accumulator));
+    GuardedBytes scores(3 * 64 * sizeof(Accumulator));
+    GuardedBytes sums(3 * codec.tile_sum_size() * sizeof(Accumulator));
+    GuardedBytes tiles(2 * codec.tile_bytes());
+    Accumulator* const tables = reinterpret_cast<Accumulator*>(prepared_rows.data());
+    Accumulator* const weights = reinterpret_cast<Accumulator*>(scores.data());
+    Accumulator* const sum = reinterpret_cast<Accumulator*>(sums.data());
+    for (std::size_t row = 0; row < 3; ++row) {
+      codec.prepare_query(rows.data() + row * d, tables + row * codec.prepared_size(),
+                          scratch.data());
+    }
+    std::memset(tiles.data(), 0, 2 * codec.tile_bytes());
+    codec.encode_tile({rows.data(), kTileTokens, d}, 0, tiles.data(), scratch.data());
+    codec.dot_rows({tables, 3, codec.prepared_size()}, {codes.data(), 33, num_bytes},
+                   {weights, 3, 33}, scratch.data());
+    codec.accumulate_rows({weights, 3, 33}, {codes.data(), 33, num_bytes}, {output, 3, d},
+                          scratch.data());
+    codec.score_tiles({tables, 3, codec.prepared_size()}, tiles.data(), 2, {weights, 3, 64},
+                      scratch.data());
+    codec.accumulate_tiles({weights, 3, 64}, tiles.data(), 2, {sum, 3, codec.tile_sum_size()},
+                           scratch.data());
+    codec.finish_tiles(sum, Accumulator(1), output, scratch.data());
     EXPECT_TRUE(scratch.guard_is_intact()) << format.description();
     EXPECT_TRUE(codes.guard_is_intact()) << format.description();
     EXPECT_TRUE(tile.guard_is_intact()) << format.description();
     EXPECT_TRUE(decoded.guard_is_intact()) << format.description();
     EXPECT_TRUE(prepared.guard_is_intact()) << format.description();
+    EXPECT_TRUE(prepared_rows.guard_is_intact()) << format.description();
+    EXPECT_TRUE(scores.guard_is_intact()) << format.description();
+    EXPECT_TRUE(sums.guard_is_intact()) << format.description();
+    EXPECT_TRUE(tiles.guard_is_intact()) << format.description();
   }
 }
 
@@ -81,7 +108,10 @@ TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
       const std::size_t num_bytes = codec.bytes_per_vector();
       const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(40 * 96, 1);
       std::vector<std::byte> codes(40 * num_bytes), tile(polarquant::tile_bytes(num_bytes));
-      std::vector<Accumulator> decoded(40 * 96), prepared(codec.prepared_size()), output(96);
+      std::vector<Accumulator> decoded(40 * 96), output(96);
+      GuardedBytes table(codec.prepared_size() * sizeof(Accumulator));
+      Accumulator* const prepared = reinterpret_cast<Accumulator*>(table.data());
+      std::vector<Accumulator> scores(40), sum(codec.tile_sum_size());
       GuardedBytes scratch(codec.scratch_bytes());
       EXPECT_EQ(
           count_allocations([&] {
@@ -89,10 +119,19 @@ TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
             codec.encode_tile({rows.data(), 32, 96}, 0, tile.data(), scratch.data());
             codec.decode({codes.data(), 40, num_bytes}, {decoded.data(), 40, 96}, scratch.data());
             codec.decode_tile(tile.data(), {decoded.data(), 32, 96}, scratch.data());
-            codec.prepare_query(rows.data(), prepared.data(), scratch.data());
-            codec.dot(prepared.data(), codes.data(), scratch.data());
+            codec.prepare_query(rows.data(), prepared, scratch.data());
+            codec.dot(prepared, codes.data(), scratch.data());
             codec.accumulate(Accumulator(1), codes.data(), decoded.data(), scratch.data());
             codec.finish(decoded.data(), output.data());
+            codec.dot_rows({prepared, 1, codec.prepared_size()}, {codes.data(), 40, num_bytes},
+                           {scores.data(), 1, 40}, scratch.data());
+            codec.accumulate_rows({scores.data(), 1, 40}, {codes.data(), 40, num_bytes},
+                                  {output.data(), 1, 96}, scratch.data());
+            codec.score_tiles({prepared, 1, codec.prepared_size()}, tile.data(), 1,
+                              {scores.data(), 1, 32}, scratch.data());
+            codec.accumulate_tiles({scores.data(), 1, 32}, tile.data(), 1,
+                                   {sum.data(), 1, sum.size()}, scratch.data());
+            codec.finish_tiles(sum.data(), Accumulator(1), output.data(), scratch.data());
           }),
           0u);
     }
@@ -119,6 +158,18 @@ TYPED_TEST(CodecTypedTest, HotCallsAreNoexcept) {
   static_assert(
       noexcept(std::declval<const Codec&>().accumulate(Accumulator(1), bytes, numbers, bytes)));
   static_assert(noexcept(std::declval<const Codec&>().finish(numbers, numbers)));
+  static_assert(noexcept(std::declval<const Codec&>().dot_rows(
+      Rows<const Accumulator>{}, Rows<const std::byte>{}, Rows<Accumulator>{}, bytes)));
+  static_assert(noexcept(std::declval<const Codec&>().accumulate_rows(
+      Rows<const Accumulator>{}, Rows<const std::byte>{}, Rows<Accumulator>{}, bytes)));
+  static_assert(noexcept(std::declval<const Codec&>().score_tiles(Rows<const Accumulator>{}, bytes,
+                                                                  0, Rows<Accumulator>{}, bytes)));
+  static_assert(noexcept(std::declval<const Codec&>().accumulate_tiles(
+      Rows<const Accumulator>{}, bytes, 0, Rows<Accumulator>{}, bytes)));
+  static_assert(
+      noexcept(std::declval<const Codec&>().finish_tiles(numbers, Accumulator(1), numbers, bytes)));
+  static_assert(noexcept(std::declval<const Codec&>().largest_logit(numbers, 1)));
+  static_assert(noexcept(std::declval<const Codec&>().exponentiate(numbers, 1, Accumulator(0))));
 }
 
 // ---- memory_bytes ----

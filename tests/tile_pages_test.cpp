@@ -5,7 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
 #include <vector>
+
+#include "counting_memory.hpp"
+#include "test_util.hpp"
 
 namespace {
 
@@ -13,6 +20,7 @@ using polarquant::kTileTokens;
 using polarquant::detail::kPageTiles;
 using polarquant::detail::kPageTokens;
 using polarquant::detail::TilePages;
+using polarquant_test::CountingMemory;
 
 TEST(TilePagesTest, HoldsNothingAtFirst) {
   const TilePages pages(62);
@@ -107,11 +115,196 @@ TEST(TilePagesTest, MemoryIsWithinOnePageAndItsPointersOfTheTokensHeld) {
   TilePages pages(62);
   for (std::size_t num_tokens = 1; num_tokens < 60000; num_tokens += 501) {
     pages.reserve(num_tokens);
-    const std::size_t page_bytes = kPageTokens * 62;
+    const std::size_t page_bytes = kPageTokens * 62 + 64;  // the count of owners in a cache line
     const std::size_t num_pages = (num_tokens + kPageTokens - 1) / kPageTokens;
     EXPECT_GE(pages.memory_bytes(), num_pages * page_bytes);
     EXPECT_LE(pages.memory_bytes(), num_pages * (page_bytes + 2 * sizeof(void*)));
   }
+}
+
+// ---- Shared pages ----
+
+TEST(TilePagesTest, ASharePointsToTheSamePages) {
+  TilePages pages(62);
+  pages.reserve(3 * kPageTokens);
+  const TilePages share = pages.share(kPageTokens + 1);
+  EXPECT_EQ(share.capacity(), 2 * kPageTokens);
+  for (const std::size_t tile : {std::size_t{0}, kPageTiles, 2 * kPageTiles - 1}) {
+    EXPECT_EQ(share.tile(tile), std::as_const(pages).tile(tile));
+  }
+  EXPECT_EQ(share.shared_bytes(), pages.shared_bytes());
+  EXPECT_EQ(share.shared_bytes(), 2 * (kPageTokens * 62 + 64));
+}
+
+TEST(TilePagesTest, WhatIsSharedIsNotWritableUntilReserved) {
+  TilePages pages(62);
+  pages.reserve(3 * kPageTokens);
+  EXPECT_EQ(pages.writable_end(40), 3 * kPageTokens);
+  {
+    TilePages share = pages.share(100);
+    EXPECT_EQ(pages.writable_end(100), 100u);
+    EXPECT_EQ(pages.writable_end(kPageTokens), 3 * kPageTokens);
+    EXPECT_EQ(share.writable_end(100), 100u);
+    share.reserve(101, 100);
+    EXPECT_EQ(share.writable_end(100), kPageTokens);
+    EXPECT_EQ(pages.writable_end(100), 3 * kPageTokens);
+  }
+  EXPECT_EQ(pages.shared_bytes(), 0u);
+}
+
+TEST(TilePagesTest, ReserveCopiesTheCodesHeldAndZeroesTheRest) {
+  TilePages pages(5);
+  pages.reserve(kPageTokens);
+  std::memset(pages.tile(0), 0x11, kPageTokens * 5);
+  TilePages share = pages.share(kTileTokens + 1);
+  share.reserve(kTileTokens + 2, kTileTokens + 1);
+  ASSERT_NE(share.tile(0), pages.tile(0));
+  EXPECT_EQ(std::memcmp(share.tile(0), pages.tile(0), 2 * kTileTokens * 5), 0);
+  const std::vector<std::byte> zeros((kPageTiles - 2) * kTileTokens * 5);
+  EXPECT_EQ(std::memcmp(share.tile(2), zeros.data(), zeros.size()), 0);
+  share.tile(0)[0] = std::byte{0x22};
+  EXPECT_EQ(pages.tile(0)[0], std::byte{0x11});
+}
+
+TEST(TilePagesTest, ReserveTakesItsOwnOfEveryPageToBeWrittenAndNoOther) {
+  TilePages pages(62);
+  pages.reserve(4 * kPageTokens);
+  TilePages share = pages.share(4 * kPageTokens);
+  share.reserve(4 * kPageTokens, 2 * kPageTokens);  // as after a truncation
+  const TilePages& before = pages;
+  const TilePages& after = share;
+  for (const std::size_t page : {0u, 1u}) {
+    EXPECT_EQ(after.tile(page * kPageTiles), before.tile(page * kPageTiles));
+  }
+  for (const std::size_t page : {2u, 3u}) {
+    EXPECT_NE(after.tile(page * kPageTiles), before.tile(page * kPageTiles));
+  }
+}
+
+TEST(TilePagesTest, APageLivesAsLongAsAnOwner) {
+  TilePages share(62);
+  {
+    TilePages pages(62);
+    pages.reserve(kPageTokens);
+    pages.tile(0)[0] = std::byte{7};
+    share = pages.share(kPageTokens);
+  }
+  EXPECT_EQ(share.tile(0)[0], std::byte{7});
+  EXPECT_EQ(share.shared_bytes(), 0u);
+}
+
+TEST(TilePagesTest, DropFrontGivesBackPagesAndTheOthersKeepTheirNumbers) {
+  TilePages pages(62);
+  pages.reserve(5 * kPageTokens);
+  const std::byte* const third = pages.tile(2 * kPageTiles);
+  const std::size_t page_bytes = kPageTokens * 62 + 64;
+  const std::size_t before = pages.memory_bytes();
+  pages.drop_front(3 * kPageTokens - 1);
+  EXPECT_EQ(pages.capacity(), 5 * kPageTokens);
+  EXPECT_EQ(pages.tile(2 * kPageTiles), third);
+  EXPECT_EQ(pages.memory_bytes(), before - 2 * page_bytes);
+  pages.drop_front(kPageTokens);  // They are gone already.
+  EXPECT_EQ(pages.memory_bytes(), before - 2 * page_bytes);
+}
+
+TEST(TilePagesTest, AfterADroppedFrontEverythingGoesOn) {
+  TilePages pages(62);
+  pages.reserve(3 * kPageTokens);
+  pages.tile(2 * kPageTiles)[0] = std::byte{3};
+  pages.drop_front(2 * kPageTokens);
+  TilePages share = pages.share(2 * kPageTokens + 5);
+  EXPECT_EQ(share.capacity(), 3 * kPageTokens);
+  EXPECT_EQ(pages.writable_end(2 * kPageTokens + 5), 2 * kPageTokens + 5);
+  pages.reserve(4 * kPageTokens, 2 * kPageTokens + 5);
+  EXPECT_EQ(pages.writable_end(2 * kPageTokens + 5), 4 * kPageTokens);
+  EXPECT_EQ(pages.tile(2 * kPageTiles)[0], std::byte{3});
+  pages.tile(2 * kPageTiles)[0] = std::byte{4};
+  EXPECT_EQ(std::as_const(share).tile(2 * kPageTiles)[0], std::byte{3});
+  pages.shrink(kPageTokens);
+  EXPECT_EQ(pages.capacity(), 2 * kPageTokens);
+  pages.reserve(3 * kPageTokens);
+  EXPECT_EQ(pages.tile(2 * kPageTiles)[0], std::byte{0});
+}
+
+TEST(TilePagesTest, DroppingAllAndRestarting) {
+  TilePages pages(62);
+  pages.reserve(3 * kPageTokens);
+  pages.drop_front(100 * kPageTokens);
+  EXPECT_EQ(pages.capacity(), 3 * kPageTokens);
+  EXPECT_EQ(pages.share(3 * kPageTokens).capacity(), 3 * kPageTokens);
+  pages.reserve(4 * kPageTokens, 3 * kPageTokens);
+  pages.restart();
+  EXPECT_EQ(pages.capacity(), kPageTokens);
+  pages.tile(0)[0] = std::byte{1};
+}
+
+// Owners of the same pages in threads of their own, each growing, shrinking and sharing again.
+TEST(TilePagesTest, OwnersInSeveralThreadsSeeOnlyWhatTheyWrote) {
+  TilePages pages(8);
+  pages.reserve(2 * kPageTokens);
+  std::memset(pages.tile(0), 1, 4);
+  const auto work = [](TilePages own, std::byte mark, bool* ok) {
+    for (int round = 0; round < 200; ++round) {
+      TilePages share = own.share(kPageTokens + 5);
+      own.reserve(2 * kPageTokens, kPageTokens + 5);
+      own.tile(kPageTiles)[7] = mark;
+      share.reserve(2 * kPageTokens, kPageTokens + 5);
+      *ok = *ok && share.tile(kPageTiles)[7] == (round == 0 ? std::byte{0} : mark) &&
+            std::as_const(own).tile(0)[0] == std::byte{1};
+    }
+  };
+  bool ok[3] = {true, true, true};
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < 3; ++t) {
+    threads.emplace_back(work, pages.share(kPageTokens + 5), static_cast<std::byte>(t + 1), &ok[t]);
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(ok[0] && ok[1] && ok[2]);
+  EXPECT_EQ(pages.shared_bytes(), 0u);
+}
+
+// ---- The caller's memory ----
+
+TEST(TilePagesTest, PagesComeFromTheCallersMemoryAndGoBackToIt) {
+  CountingMemory memory;
+  {
+    TilePages pages(62, memory.allocator());
+    pages.reserve(3 * kPageTokens);
+    EXPECT_EQ(memory.num_held, 3u);
+    EXPECT_GE(pages.memory_bytes(), memory.num_bytes_held);
+    EXPECT_LE(pages.memory_bytes(), memory.num_bytes_held + 8 * sizeof(void*));
+    EXPECT_EQ(pages.tile(0)[0], std::byte{0});
+    TilePages share = pages.share(3 * kPageTokens);
+    EXPECT_EQ(memory.num_held, 3u);
+    share.reserve(3 * kPageTokens, 2 * kPageTokens + 1);
+    EXPECT_EQ(memory.num_held, 4u);
+    pages.shrink(kPageTokens);
+    EXPECT_EQ(memory.num_held, 3u);
+  }
+  EXPECT_EQ(memory.num_held, 0u);
+  EXPECT_EQ(memory.num_bytes_held, 0u);
+}
+
+TEST(TilePagesTest, MemoryThatIsNotThereIsAnErrorThatKeepsWhatIsHeld) {
+  CountingMemory memory;
+  memory.limit = 2;
+  TilePages pages(62, memory.allocator());
+  EXPECT_EQ(
+      polarquant_test::message_of<std::runtime_error>([&] { pages.reserve(5 * kPageTokens); }),
+      "polarquant: the page allocator has no " + std::to_string(kPageTokens * 62 + 64) +
+          " bytes for a page");
+  EXPECT_EQ(pages.capacity(), 2 * kPageTokens);
+  EXPECT_EQ(memory.num_held, 2u);
+}
+
+TEST(TilePagesTest, HalfAnAllocatorIsAnError) {
+  CountingMemory memory;
+  polarquant::PageAllocator allocator = memory.allocator();
+  EXPECT_EQ(allocator.problem(), "");
+  allocator.deallocate = nullptr;
+  EXPECT_EQ(allocator.problem(),
+            "the page allocator has no deallocate: set both functions or neither");
+  EXPECT_EQ(polarquant::PageAllocator().problem(), "");
 }
 
 }  // namespace

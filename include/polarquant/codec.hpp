@@ -3,16 +3,16 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "polarquant/checksum.hpp"
 #include "polarquant/codebook.hpp"
 #include "polarquant/codec_tables.hpp"
 #include "polarquant/error.hpp"
@@ -20,64 +20,13 @@
 #include "polarquant/kernels/dispatch.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rotation.hpp"
+#include "polarquant/row_encoder.hpp"
 #include "polarquant/rows.hpp"
+#include "polarquant/scratch.hpp"
+#include "polarquant/tile_pages.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
-
-// Why a vector could not be encoded.
-enum class EncodeFailure : std::uint8_t {
-  kNone = 0,
-  kNotFinite = 1,       // a coordinate is NaN or infinite
-  kRadiusOverflow = 2,  // a radius (or uncompressed coordinate) is beyond the range of its type
-};
-
-// How many rows were encoded, and why not the next one.
-struct EncodeResult {
-  std::size_t num_encoded = 0;
-  EncodeFailure failure = EncodeFailure::kNone;
-};
-
-namespace detail {
-
-// Hands out pieces of the caller's scratch memory, each aligned to 64 bytes. With a null base it
-// only counts, so that the same sequence of calls tells the size.
-class ScratchArena {
- public:
-  static constexpr std::size_t kAlignment = 64;
-
-  explicit ScratchArena(std::byte* base) : base_(base) {}
-
-  template <typename T>
-  T* take(std::size_t count) {
-    std::byte* const piece = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    return reinterpret_cast<T*>(piece);
-  }
-
-  std::size_t used() const { return used_; }
-
- private:
-  std::byte* base_;
-  std::size_t used_ = 0;
-};
-
-// Memory for one call, aligned for ScratchArena.
-class ScratchBuffer {
- public:
-  explicit ScratchBuffer(std::size_t num_bytes) : storage_(num_bytes + ScratchArena::kAlignment) {}
-
-  std::byte* data() {
-    const std::size_t misalignment =
-        reinterpret_cast<std::uintptr_t>(storage_.data()) % ScratchArena::kAlignment;
-    return storage_.data() + (misalignment == 0 ? 0 : ScratchArena::kAlignment - misalignment);
-  }
-
- private:
-  std::vector<std::byte> storage_;
-};
-
-}  // namespace detail
 
 // Encodes and decodes vectors of one format with one rotation and one set of codebooks.
 //
@@ -85,6 +34,17 @@ class ScratchBuffer {
 // Eigen::half and Eigen::bfloat16. Results are Accumulator: double for double, else float.
 // Immutable after construction; const calls are safe from many threads at once. Calls that take
 // `scratch` (scratch_bytes() bytes, aligned to 64) allocate nothing and are noexcept.
+//
+// Codes live where the caller wants them, in one of two ways (docs/format.md):
+//
+//   rows   bytes_per_vector() bytes each, at any stride and alignment: encode, decode, dot,
+//          accumulate, finish. dot_rows and accumulate_rows gather rows into tiles: twice as fast
+//          as row by row, with kernels on tiles (kernel_name()) ten times.
+//   tiles  tile_tokens() vectors interleaved in tile_bytes() bytes, tiles one after another, the
+//          first aligned to 64: encode_tile, decode_tile, score_tiles, accumulate_tiles,
+//          finish_tiles. What KVCache itself does, at its speed.
+//
+// A query with a NaN or an infinity gives NaN or, in kFixedPoint, any number: check before.
 template <typename T>
 class PolarCodec {
  public:
@@ -105,7 +65,8 @@ class PolarCodec {
       : tables_(format, codebooks),
         rotation_(std::move(rotation)),
         arithmetic_(arithmetic),
-        kernels_(detail::choose_kernels<Accumulator>(tables_, arithmetic)) {
+        kernels_(detail::choose_kernels<Accumulator>(tables_, arithmetic)),
+        codebook_checksum_(checksum_of(codebooks)) {
     if (rotation_ == nullptr) detail::throw_invalid_argument("a codec without a rotation");
     if (rotation_->head_dim() != format.head_dim) {
       detail::throw_invalid_argument("the rotation is " + std::to_string(rotation_->head_dim()) +
@@ -122,6 +83,9 @@ class PolarCodec {
   std::size_t bytes_per_vector() const { return tables_.layout.num_bytes(); }
 
   Arithmetic arithmetic() const { return arithmetic_; }
+
+  // Over every centroid: equal for equal codebooks, on every platform.
+  std::uint64_t codebook_checksum() const { return codebook_checksum_; }
 
   // The kernels that run: "scalar", "avx2" or "avx512", the loops compiled for that instruction
   // set; or "avx512 tiles" or "avx512 tiles, 16-bit", whose scores and weighted sums have kernels
@@ -141,27 +105,29 @@ class PolarCodec {
   EncodeResult encode(Rows<const T> rows, Rows<std::byte> codes,
                       std::byte* scratch) const noexcept {
     const Scratch work(tables_, scratch);
-    return encode_batches(rows, work, [&codes, this](std::size_t row, const std::byte* code) {
-      std::memcpy(codes.row(row), code, bytes_per_vector());
-    });
+    return encoder().encode_batches(rows, work,
+                                    [&codes, this](std::size_t row, const std::byte* code) {
+                                      std::memcpy(codes.row(row), code, bytes_per_vector());
+                                    });
   }
 
   // The same into slots first_slot, first_slot + 1, .. of a tile; first_slot + rows.count <=
-  // kTileTokens.
+  // tile_tokens(). Other slots stay as they are. Zero a tile before its first use: a slot of zero
+  // bytes is a zero vector.
   EncodeResult encode_tile(Rows<const T> rows, std::size_t first_slot, std::byte* tile,
                            std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(first_slot + rows.count <= kTileTokens);
     const Scratch work(tables_, scratch);
     if (rows.count == kTileTokens && !format().is_uncompressed() &&
-        load_rows(rows, kTileTokens, work) == kTileTokens &&
+        encoder().load_rows(rows, kTileTokens, work) == kTileTokens &&
         kernels_.encode_tile(tables_, *rotation_, work.scales, work.encode, tile)) {
       return {rows.count, EncodeFailure::kNone};
     }
     const std::size_t num_bytes = bytes_per_vector();
-    return encode_batches(rows, work,
-                          [tile, first_slot, num_bytes](std::size_t row, const std::byte* code) {
-                            write_tile_slot(tile, num_bytes, first_slot + row, code);
-                          });
+    return encoder().encode_batches(
+        rows, work, [tile, first_slot, num_bytes](std::size_t row, const std::byte* code) {
+          write_tile_slot(tile, num_bytes, first_slot + row, code);
+        });
   }
 
   // Decodes codes [codes.count] (stride in bytes) to rows [codes.count, head_dim].
@@ -174,7 +140,7 @@ class PolarCodec {
     }
   }
 
-  // Decodes the first rows.count slots of a tile.
+  // Decodes the first rows.count slots of a tile to rows [rows.count, head_dim].
   void decode_tile(const std::byte* tile, Rows<Accumulator> rows,
                    std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(rows.count <= kTileTokens);
@@ -205,6 +171,27 @@ class PolarCodec {
     return kernels_.dot_row(tables_, code, prepared, work.tile);
   }
 
+  // The same for every query, [prepared.count] rows of prepared_size(), and every code:
+  // scores.row(i)[j] = <query i, decode(code j)>. Rows of prepared are aligned to 64; scores:
+  // [prepared.count, codes.count]. Equals dot but for rounding (and the error of kFixedPoint).
+  void dot_rows(Rows<const Accumulator> prepared, Rows<const std::byte> codes,
+                Rows<Accumulator> scores, std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(prepared.count == scores.count);
+    POLARQUANT_DCHECK(rows_are_aligned(prepared));
+    const Scratch work(tables_, scratch);
+    for_each_batch(codes, work, [&](std::size_t first, std::size_t count, std::size_t num_tiles) {
+      for (std::size_t row = 0; row < prepared.count; row += detail::kSharedRows) {
+        const std::size_t num_rows = std::min(detail::kSharedRows, prepared.count - row);
+        kernels_.score_tiles(tables_, work.codes, num_tiles,
+                             {prepared.row(row), num_rows, prepared.stride}, work.tile,
+                             {work.weights, num_rows, detail::kBatchTokens});
+        for (std::size_t i = 0; i < num_rows; ++i) {
+          std::copy_n(work.weights + i * detail::kBatchTokens, count, scores.row(row + i) + first);
+        }
+      }
+    });
+  }
+
   // sum += weight * decode(code), in the rotated basis: to be turned back once, by finish.
   // sum: [head_dim].
   void accumulate(Accumulator weight, const std::byte* code, Accumulator* sum,
@@ -216,9 +203,87 @@ class PolarCodec {
     }
   }
 
+  // The same for many codes and rows of weights: sums.row(i) += sum over j of weights.row(i)[j] *
+  // decode(code j). weights: [sums.count, codes.count]; sums: [sums.count, head_dim].
+  void accumulate_rows(Rows<const Accumulator> weights, Rows<const std::byte> codes,
+                       Rows<Accumulator> sums, std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(weights.count == sums.count);
+    const Scratch work(tables_, scratch);
+    for_each_batch(codes, work, [&](std::size_t first, std::size_t count, std::size_t num_tiles) {
+      for (std::size_t row = 0; row < weights.count; ++row) {
+        std::fill_n(work.sums, tile_sum_size(), Accumulator(0));
+        std::fill(std::copy_n(weights.row(row) + first, count, work.weights),
+                  work.weights + num_tiles * kTileTokens, Accumulator(0));
+        kernels_.accumulate_tiles(tables_, work.codes, num_tiles,
+                                  {work.weights, 1, detail::kBatchTokens}, work.tile,
+                                  {work.sums, 1, tile_sum_size()});
+        kernels_.reduce_lanes(work.sums, head_dim(), Accumulator(1), work.tile.values);
+        for (std::size_t i = 0; i < head_dim(); ++i) sums.row(row)[i] += work.tile.values[i];
+      }
+    });
+  }
+
   // output = sum S^T, [head_dim] each, not overlapping.
   void finish(const Accumulator* sum, Accumulator* output) const noexcept {
     kernels_.rotate_back(*rotation_, sum, output);
+  }
+
+  // ---- Tiles in the caller's memory ----
+
+  static constexpr std::size_t tile_tokens() { return kTileTokens; }
+  std::size_t tile_bytes() const { return kTileTokens * bytes_per_vector(); }
+
+  // scores.row(i)[j] = <query i, vector j of the tiles>, i < prepared.count, j < num_tiles *
+  // tile_tokens(). tiles: num_tiles * tile_bytes() bytes; prepared: rows of prepared_size();
+  // scores: rows of num_tiles * tile_tokens(). Tiles, and rows of prepared and scores, aligned to
+  // 64. The query heads of a group share the reading of the codes: give them in one call.
+  void score_tiles(Rows<const Accumulator> prepared, const std::byte* tiles, std::size_t num_tiles,
+                   Rows<Accumulator> scores, std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(prepared.count == scores.count);
+    POLARQUANT_DCHECK(rows_are_aligned(prepared));
+    const Scratch work(tables_, scratch);
+    for (std::size_t tile = 0; tile < num_tiles; tile += detail::kPageTiles) {
+      kernels_.score_tiles(tables_, tiles + tile * tile_bytes(),
+                           std::min(detail::kPageTiles, num_tiles - tile), prepared, work.tile,
+                           {scores.data + tile * kTileTokens, scores.count, scores.stride});
+    }
+  }
+
+  // Entries of a sum over tiles: it is kept apart for each of the slots until finish_tiles.
+  std::size_t tile_sum_size() const { return head_dim() * kTileTokens; }
+
+  // sums.row(i) += sum over j of weights.row(i)[j] * (vector j of the tiles). Shapes as for
+  // score_tiles, with a weight in place of a score; a slot that is not to count has weight 0, and
+  // must hold a code or zeros all the same. sums: [weights.count] rows of tile_sum_size(), aligned
+  // to 64; scaling one scales the sum.
+  void accumulate_tiles(Rows<const Accumulator> weights, const std::byte* tiles,
+                        std::size_t num_tiles, Rows<Accumulator> sums,
+                        std::byte* scratch) const noexcept {
+    POLARQUANT_DCHECK(weights.count == sums.count);
+    const Scratch work(tables_, scratch);
+    for (std::size_t tile = 0; tile < num_tiles; tile += detail::kPageTiles) {
+      kernels_.accumulate_tiles(
+          tables_, tiles + tile * tile_bytes(), std::min(detail::kPageTiles, num_tiles - tile),
+          {weights.data + tile * kTileTokens, weights.count, weights.stride}, work.tile, sums);
+    }
+  }
+
+  // output = factor * (the sum over all slots) S^T. sum: [tile_sum_size()]; output: [head_dim].
+  void finish_tiles(const Accumulator* sum, Accumulator factor, Accumulator* output,
+                    std::byte* scratch) const noexcept {
+    const Scratch work(tables_, scratch);
+    kernels_.reduce_lanes(sum, head_dim(), factor, work.tile.values);
+    kernels_.rotate_back(*rotation_, work.tile.values, output);
+  }
+
+  // For a softmax between the two: the largest of `count` > 0 logits; and logits[i] =
+  // exp(logits[i] - largest), none of them above `largest`, whose sum is returned.
+  Accumulator largest_logit(const Accumulator* logits, std::size_t count) const noexcept {
+    return kernels_.maximum(logits, count);
+  }
+  Accumulator exponentiate(Accumulator* logits, std::size_t count,
+                           Accumulator largest) const noexcept {
+    return kernels_.exponentiate(logits, count, largest);
   }
 
   // Rotation and tables.
@@ -235,123 +300,49 @@ class PolarCodec {
                     (std::is_same_v<T, double> || std::is_convertible_v<T, float>),
                 "T must be float, double, or a 16-bit floating type that converts to float");
 
-  struct Scratch {
-    Scratch(const detail::CodecTables& tables, std::byte* base) {
-      detail::ScratchArena arena(base);
-      const std::size_t d = tables.head_dim();
-      scales = arena.take<double>(kTileTokens);
-      codes = arena.take<std::byte>(tile_bytes(tables.layout.num_bytes()));
-      code = arena.take<std::byte>(tables.layout.num_bytes());
-      encode = {arena.take<float>(kTileTokens * d), arena.take<float>(kTileTokens * d),
-                arena.take<float>(kTileTokens * d), arena.take<std::uint8_t>(kTileTokens * d)};
-      tile = {arena.take<Accumulator>(kTileTokens * d), arena.take<Accumulator>(kTileTokens * d),
-              arena.take<std::uint8_t>(kTileTokens * d),
-              arena.take<std::byte>(tables.kernel_scratch_bytes())};
-      num_bytes = arena.used();
-    }
+  using Scratch = detail::CodecScratch<Accumulator>;
 
-    double* scales;
-    std::byte* codes;  // a tile
-    std::byte* code;
-    detail::loops::EncodeScratch encode;
-    detail::loops::TileScratch<Accumulator> tile;
-    std::size_t num_bytes;
-  };
-
-  // row = scale * out with max |out| in [1, 2) (or a zero row), the scale a power of two, so that
-  // no square that matters over- or underflows. out: entries `stride` apart. False if an entry is
-  // not finite.
-  bool load_row(const T* row, std::size_t stride, float* out, double* scale) const noexcept {
-    using Wide = Accumulator;
-    Wide largest = Wide(0);
-    bool finite = true;
-    for (std::size_t i = 0; i < head_dim(); ++i) {
-      const Wide magnitude = std::abs(static_cast<Wide>(row[i]));
-      finite &= magnitude <= std::numeric_limits<Wide>::max();
-      largest = magnitude > largest ? magnitude : largest;
-    }
-    if (!finite) return false;
-    const bool is_zero = !(static_cast<double>(largest) >= 0x1p-160);
-    const int exponent = is_zero ? 0 : std::ilogb(largest);
-    *scale = std::ldexp(1.0, exponent);
-    const double inverse = is_zero ? 0.0 : std::ldexp(1.0, -exponent);
-    for (std::size_t i = 0; i < head_dim(); ++i) {
-      out[i * stride] = static_cast<float>(static_cast<double>(row[i]) * inverse);
-    }
-    return true;
-  }
-
-  // Loads up to num_lanes rows side by side; lanes beyond the rows are zero. Returns how many rows
-  // came before one that is not finite.
-  std::size_t load_rows(Rows<const T> rows, std::size_t num_lanes,
-                        const Scratch& work) const noexcept {
-    std::size_t count = 0;
-    while (count < std::min(num_lanes, rows.count) &&
-           load_row(rows.row(count), num_lanes, work.encode.given + count, work.scales + count)) {
-      ++count;
-    }
-    for (std::size_t lane = count; lane < num_lanes; ++lane) {
-      work.scales[lane] = 1.0;
-      for (std::size_t i = 0; i < head_dim(); ++i) work.encode.given[i * num_lanes + lane] = 0.0f;
-    }
-    return count;
-  }
-
-  // Encodes the rows, a tile of them at a time, and gives each code to `store`.
-  template <typename Store>
-  EncodeResult encode_batches(Rows<const T> rows, const Scratch& work,
-                              const Store& store) const noexcept {
-    if (format().is_uncompressed()) return encode_uncompressed(rows, work, store);
-    constexpr std::size_t kFewRows = 4;  // Up to here one by one is faster than a tile.
-    std::size_t row = 0;
-    while (row < rows.count) {
-      const Rows<const T> rest = {rows.row(row), rows.count - row, rows.stride};
-      const std::size_t count = rest.count <= kFewRows ? 0 : load_rows(rest, kTileTokens, work);
-      if (count > 0 &&
-          kernels_.encode_tile(tables_, *rotation_, work.scales, work.encode, work.codes)) {
-        for (std::size_t lane = 0; lane < count; ++lane, ++row) {
-          read_tile_slot(work.codes, bytes_per_vector(), lane, work.code);
-          store(row, work.code);
-        }
-        continue;
-      }
-      // Few rows; or the next cannot be encoded; or one of the tile cannot, and it is to be found.
-      for (std::size_t next = 0; next < std::min(rest.count, kTileTokens); ++next, ++row) {
-        if (load_rows({rows.row(row), 1, rows.stride}, 1, work) == 0) {
-          return {row, EncodeFailure::kNotFinite};
-        }
-        if (!kernels_.encode_row(tables_, *rotation_, work.scales, work.encode, work.code)) {
-          return {row, EncodeFailure::kRadiusOverflow};
-        }
-        store(row, work.code);
+  static std::uint64_t checksum_of(const CodebookSet& codebooks) {
+    detail::Checksum checksum;
+    for (const std::vector<AngleCodebook>* set : {&codebooks.levels, &codebooks.joins}) {
+      for (const AngleCodebook& codebook : *set) {
+        checksum.add(codebook.centroids().data(), codebook.centroids().size() * sizeof(double));
       }
     }
-    return {rows.count, EncodeFailure::kNone};
+    return checksum.value();
   }
 
-  template <typename Store>
-  EncodeResult encode_uncompressed(Rows<const T> rows, const Scratch& work,
-                                   const Store& store) const noexcept {
-    const std::size_t bytes = static_cast<std::size_t>(float_type_bytes(format().radius_type));
-    for (std::size_t row = 0; row < rows.count; ++row) {
-      for (std::size_t i = 0; i < head_dim(); ++i) {
-        const double value = static_cast<double>(rows.row(row)[i]);
-        if (!(std::abs(value) <= std::numeric_limits<double>::max())) {
-          return {row, EncodeFailure::kNotFinite};
-        }
-        if (!detail::loops::store_radius(format().radius_type, value, work.codes + i * bytes)) {
-          return {row, EncodeFailure::kRadiusOverflow};
-        }
+  static bool rows_are_aligned(Rows<const Accumulator> rows) {
+    return detail::ScratchArena::is_aligned(rows.data) &&
+           (rows.count < 2 || detail::ScratchArena::is_aligned(rows.row(1)));
+  }
+
+  detail::RowEncoder<T> encoder() const { return {tables_, *rotation_, kernels_}; }
+
+  // Gathers rows of codes into the tiles of work.codes, slots beyond the last row zero, and calls
+  // visit(first row, number of rows, number of tiles) for each batch.
+  template <typename Visit>
+  void for_each_batch(Rows<const std::byte> codes, const Scratch& work,
+                      const Visit& visit) const noexcept {
+    for (std::size_t first = 0; first < codes.count; first += detail::kBatchTokens) {
+      const std::size_t count = std::min(detail::kBatchTokens, codes.count - first);
+      const std::size_t num_tiles = (count + kTileTokens - 1) / kTileTokens;
+      if (count % kTileTokens != 0) {
+        std::memset(work.codes + (num_tiles - 1) * tile_bytes(), 0, tile_bytes());
       }
-      store(row, work.codes);
+      for (std::size_t row = 0; row < count; ++row) {
+        write_tile_slot(work.codes + row / kTileTokens * tile_bytes(), bytes_per_vector(),
+                        row % kTileTokens, codes.row(first + row));
+      }
+      visit(first, count, num_tiles);
     }
-    return {rows.count, EncodeFailure::kNone};
   }
 
   detail::CodecTables tables_;
   std::shared_ptr<const Rotation> rotation_;
   Arithmetic arithmetic_;
   detail::Kernels<Accumulator> kernels_;
+  std::uint64_t codebook_checksum_;
 };
 
 POLARQUANT_END_NAMESPACE

@@ -61,8 +61,14 @@ struct PolarFormat {
   // Every coordinate as it is, in `type`. Not rotated.
   static PolarFormat uncompressed(int head_dim, FloatType type = FloatType::kFloat16);
 
-  // Throws std::invalid_argument, naming the value and the rule, unless everything is in range.
-  void validate() const;
+  // The first rule that is broken, with the value that breaks it; empty if all hold.
+  std::string problem() const;
+
+  // Throws std::invalid_argument with problem(), if there is one.
+  void validate() const {
+    const std::string found = problem();
+    if (!found.empty()) detail::throw_invalid_argument(found);
+  }
 
   bool is_uncompressed() const { return levels == 0; }
   PolarShape shape() const { return PolarShape{head_dim, levels}; }
@@ -222,11 +228,15 @@ inline void allocate_bits(PolarFormat& format, int budget) {
   }
 }
 
+inline std::string head_dim_problem(int head_dim, int multiple) {
+  if (head_dim >= multiple && head_dim <= 1024 && head_dim % multiple == 0) return {};
+  return "head_dim is " + std::to_string(head_dim) + ", must be a multiple of " +
+         std::to_string(multiple) + ", at most 1024";
+}
+
 inline void check_head_dim(int head_dim, int multiple) {
-  if (head_dim < multiple || head_dim > 1024 || head_dim % multiple != 0) {
-    throw_invalid_argument("head_dim is " + std::to_string(head_dim) + ", must be a multiple of " +
-                           std::to_string(multiple) + ", at most 1024");
-  }
+  const std::string found = head_dim_problem(head_dim, multiple);
+  if (!found.empty()) throw_invalid_argument(found);
 }
 
 }  // namespace detail
@@ -267,41 +277,39 @@ inline PolarFormat PolarFormat::uncompressed(int head_dim, FloatType type) {
   return format;
 }
 
-inline void PolarFormat::validate() const {
-  detail::check_head_dim(head_dim, 2);
+inline std::string PolarFormat::problem() const {
+  const std::string of_head_dim = detail::head_dim_problem(head_dim, 2);
+  if (!of_head_dim.empty()) return of_head_dim;
   if (static_cast<int>(radius_type) > static_cast<int>(FloatType::kFloat64)) {
-    detail::throw_invalid_argument(
-        "radius_type is " + std::to_string(static_cast<int>(radius_type)) + ", not a FloatType");
+    return "radius_type is " + std::to_string(static_cast<int>(radius_type)) + ", not a FloatType";
   }
   if (static_cast<int>(radius_meaning) > static_cast<int>(RadiusMeaning::kLeastSquares)) {
-    detail::throw_invalid_argument("radius_meaning is " +
-                                   std::to_string(static_cast<int>(radius_meaning)) +
-                                   ", not a RadiusMeaning");
+    return "radius_meaning is " + std::to_string(static_cast<int>(radius_meaning)) +
+           ", not a RadiusMeaning";
   }
-  if (levels == 0) return;
-  shape().validate();
+  if (levels == 0) return {};
+  const std::string of_shape = shape().problem();
+  if (!of_shape.empty()) return of_shape;
   if (radius_type == FloatType::kFloat64) {
-    detail::throw_invalid_argument(
-        "radius_type is float64, must be bfloat16, float16 or float32 in a compressed format");
+    return "radius_type is float64, must be bfloat16, float16 or float32 in a compressed format";
   }
   for (int level = 1; level <= levels; ++level) {
     const int bits = level_bits[static_cast<std::size_t>(level - 1)];
     const int least = level == 1 ? 1 : 0;
     const int most = level == 1 ? kMaxFirstLevelBits : kMaxBits;
     if (bits < least || bits > most) {
-      detail::throw_invalid_argument("level " + std::to_string(level) + " has " +
-                                     std::to_string(bits) + " bits, must be " +
-                                     std::to_string(least) + " .. " + std::to_string(most));
+      return "level " + std::to_string(level) + " has " + std::to_string(bits) + " bits, must be " +
+             std::to_string(least) + " .. " + std::to_string(most);
     }
   }
   for (int join = 0; join < shape().num_joins(); ++join) {
     const int bits = join_bits[static_cast<std::size_t>(join)];
     if (bits > kMaxBits) {
-      detail::throw_invalid_argument("join " + std::to_string(join) + " has " +
-                                     std::to_string(bits) + " bits, must be 0 .. " +
-                                     std::to_string(kMaxBits));
+      return "join " + std::to_string(join) + " has " + std::to_string(bits) +
+             " bits, must be 0 .. " + std::to_string(kMaxBits);
     }
   }
+  return {};
 }
 
 inline int PolarFormat::num_angle_bits() const {

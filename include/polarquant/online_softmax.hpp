@@ -26,6 +26,14 @@ struct OnlineSoftmax {
     return factor;
   }
 
+  // Takes in one logit that has no value to sum. Returns the factor by which the caller's weighted
+  // sums shrink.
+  T add_logit(T logit) {
+    const T factor = raise_maximum(logit);
+    if (logit > -std::numeric_limits<T>::infinity()) sum += std::exp(logit - maximum);
+    return factor;
+  }
+
   // What the weighted sums are multiplied by at the end; 0 if there was no token at all.
   T normalizer() const { return sum > T(0) ? T(1) / sum : T(0); }
 };

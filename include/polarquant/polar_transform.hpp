@@ -27,23 +27,28 @@ struct PolarShape {
   int head_dim = 0;
   int levels = 0;
 
-  // Throws std::invalid_argument unless head_dim is even, 2 .. 1024, and levels fits it.
-  void validate() const {
+  // The rule that is broken, with the value that breaks it; empty if all hold.
+  std::string problem() const {
     if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0) {
-      detail::throw_invalid_argument("head_dim is " + std::to_string(head_dim) +
-                                     ", must be even, 2 .. 1024");
+      return "head_dim is " + std::to_string(head_dim) + ", must be even, 2 .. 1024";
     }
     if (levels < 1 || levels > 10 || (head_dim >> levels) == 0) {
-      detail::throw_invalid_argument(
-          "levels is " + std::to_string(levels) +
-          ", must be 1 .. log2(head_dim) (0: uncompressed) for head_dim " +
-          std::to_string(head_dim));
+      return "levels is " + std::to_string(levels) +
+             ", must be 1 .. log2(head_dim) (0: uncompressed) for head_dim " +
+             std::to_string(head_dim);
     }
     if (num_radii() > 1 && (num_radii() << levels) != head_dim) {
-      detail::throw_invalid_argument("head_dim is " + std::to_string(head_dim) +
-                                     ", must be a multiple of 2^levels = " +
-                                     std::to_string(1 << levels) + " unless the depth is full");
+      return "head_dim is " + std::to_string(head_dim) +
+             ", must be a multiple of 2^levels = " + std::to_string(1 << levels) +
+             " unless the depth is full";
     }
+    return {};
+  }
+
+  // Throws std::invalid_argument unless head_dim is even, 2 .. 1024, and levels fits it.
+  void validate() const {
+    const std::string found = problem();
+    if (!found.empty()) detail::throw_invalid_argument(found);
   }
 
   int num_radii() const { return head_dim >> levels; }

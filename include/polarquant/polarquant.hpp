@@ -18,7 +18,9 @@
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/codec.hpp"
 #include "polarquant/online_softmax.hpp"
-#include "polarquant/attention.hpp"
 #include "polarquant/kv_cache_config.hpp"
+#include "polarquant/attention_options.hpp"
+#include "polarquant/partial_attention.hpp"
 #include "polarquant/kv_cache.hpp"
+#include "polarquant/serialization.hpp"
 // clang-format on

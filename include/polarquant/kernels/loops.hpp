@@ -6,8 +6,10 @@
 #include <cstddef>
 
 #include "polarquant/codec_tables.hpp"
+#include "polarquant/float_types.hpp"
 #include "polarquant/kernels/decode_loops.hpp"
 #include "polarquant/kernels/encode_loops.hpp"
+#include "polarquant/kernels/exact_loops.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/kernels/rotation_loops.hpp"
 #include "polarquant/kernels/softmax_loops.hpp"
@@ -40,6 +42,10 @@ struct Kernels {
   void (*expand_row)(const CodecTables&, const std::byte*, const loops::TileScratch<T>&);
   T (*maximum)(const T*, std::size_t);
   T (*exponentiate)(T*, std::size_t, T);
+  void (*expand)(FloatType, const std::byte*, std::size_t, T*);
+  void (*dot_rows)(const T*, Rows<const T>, std::size_t, T*);
+  void (*add_rows)(const T*, Rows<const T>, std::size_t, T*);
+  void (*cap_logits)(T*, std::size_t, T, T);
 };
 
 }  // namespace detail
@@ -101,6 +107,20 @@ POLARQUANT_END_NAMESPACE
     target static T exponentiate(T* values, std::size_t count, T largest) {                      \
       return loops::exponentiate(values, count, largest);                                        \
     }                                                                                            \
+    target static void expand(FloatType type, const std::byte* stored, std::size_t count,        \
+                              T* out) {                                                          \
+      loops::expand(type, stored, count, out);                                                   \
+    }                                                                                            \
+    target static void dot_rows(const T* query, Rows<const T> rows, std::size_t width,           \
+                                T* scores) {                                                     \
+      loops::dot_rows(query, rows, width, scores);                                               \
+    }                                                                                            \
+    target static void add_rows(const T* weights, Rows<const T> rows, std::size_t n, T* sum) {   \
+      loops::add_rows(weights, rows, n, sum);                                                    \
+    }                                                                                            \
+    target static void cap_logits(T* logits, std::size_t count, T cap, T shift) {                \
+      loops::cap_logits(logits, count, cap, shift);                                              \
+    }                                                                                            \
     static Kernels<T> table() {                                                                  \
       return {isa_name(isa_value),                                                               \
               rotate,                                                                            \
@@ -115,6 +135,10 @@ POLARQUANT_END_NAMESPACE
               dot_row,                                                                           \
               expand_row,                                                                        \
               maximum,                                                                           \
-              exponentiate};                                                                     \
+              exponentiate,                                                                      \
+              expand,                                                                            \
+              dot_rows,                                                                          \
+              add_rows,                                                                          \
+              cap_logits};                                                                       \
     }                                                                                            \
   }

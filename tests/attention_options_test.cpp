@@ -1,0 +1,246 @@
+// Each option of attention, alone and with others, against its definition in double over the
+// decoded keys and values.
+#include "polarquant/attention_options.hpp"
+
+#include <gtest/gtest.h>
+
+#include <Eigen/Core>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "plain_attention.hpp"
+
+namespace {
+
+using Eigen::Index;
+using polarquant::AttentionOptions;
+using polarquant::KVCache;
+using polarquant::KVCacheConfig;
+using polarquant::PolarFormat;
+using polarquant::Random;
+using polarquant::RowMatrix;
+using polarquant_test::AccumulatorOf;
+using polarquant_test::attention_tolerance;
+using polarquant_test::gaussian_matrix;
+using polarquant_test::message_of;
+using polarquant_test::OptionsOf;
+using polarquant_test::plain_attention;
+using polarquant_test::PlainOptions;
+using polarquant_test::random_options;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// Two KV heads, three query heads each, 550 tokens: more than a page.
+template <typename T>
+class AttentionOptionsTest : public testing::Test {
+ protected:
+  AttentionOptionsTest() : cache_(config()) {
+    cache_.append(gaussian_matrix<T>(kNumTokens, 2 * 32, 1),
+                  gaussian_matrix<T>(kNumTokens, 2 * 48, 2));
+  }
+
+  static KVCacheConfig config() {
+    KVCacheConfig config;
+    config.num_kv_heads = 2;
+    config.num_query_heads = 6;
+    config.key_format = PolarFormat::full_depth(32, 4.25);
+    config.value_format = PolarFormat::paper(48);
+    config.arithmetic = polarquant::Arithmetic::kExact;
+    config.centering = polarquant::Centering::kNone;
+    return config;
+  }
+
+  // Compares with the definition, and returns the output.
+  RowMatrix<double> expect_definition(const PlainOptions& options) const {
+    const RowMatrix<double> output =
+        cache_.attend(queries_, OptionsOf<AccumulatorOf<T>>(options).get()).template cast<double>();
+    const RowMatrix<double> expected = plain_attention(cache_, queries_, options);
+    EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), attention_tolerance<T>(48));
+    return output;
+  }
+
+  // The same, and that the options made a difference.
+  void expect_definition_and_effect(const PlainOptions& options) const {
+    const RowMatrix<double> plain = cache_.attend(queries_).template cast<double>();
+    EXPECT_GT((expect_definition(options) - plain).cwiseAbs().maxCoeff(), 1e-3);
+  }
+
+  static constexpr Index kNumTokens = 550;
+  KVCache<T> cache_;
+  RowMatrix<T> queries_ = gaussian_matrix<T>(5, 6 * 32, 3);
+};
+using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
+TYPED_TEST_SUITE(AttentionOptionsTest, ElementTypes, );  // clang++ wants the empty argument.
+
+TYPED_TEST(AttentionOptionsTest, DefaultsAreTheSameBitsAsNoOptions) {
+  EXPECT_EQ(this->cache_.attend(this->queries_, {}), this->cache_.attend(this->queries_));
+  this->expect_definition({});
+}
+
+TYPED_TEST(AttentionOptionsTest, ScaleMultipliesTheScores) {
+  for (const double scale : {1.0, 0.01, -0.3}) {
+    PlainOptions options;
+    options.scale = scale;
+    this->expect_definition_and_effect(options);
+  }
+}
+
+TYPED_TEST(AttentionOptionsTest, WithoutCausalEveryQuerySeesEveryToken) {
+  PlainOptions options;
+  options.causal = false;
+  this->expect_definition_and_effect(options);
+}
+
+TYPED_TEST(AttentionOptionsTest, FirstPositionPlacesTheQueries) {
+  for (const std::ptrdiff_t position : {-5, -2, 0, 31, 32, 511, 512, 540, 548, 1000}) {
+    PlainOptions options;
+    options.first_position = position;
+    const RowMatrix<double> output = this->expect_definition(options);
+    if (position == -5) {
+      EXPECT_EQ(output.cwiseAbs().maxCoeff(), 0.0);
+    }
+  }
+}
+
+TYPED_TEST(AttentionOptionsTest, AWindowShowsTheMostRecentTokens) {
+  for (const std::size_t window : {1u, 2u, 31u, 40u, 500u}) {
+    PlainOptions options;
+    options.window = window;
+    this->expect_definition_and_effect(options);
+    options.first_position = 20;
+    this->expect_definition(options);
+  }
+}
+
+TYPED_TEST(AttentionOptionsTest, AWindowOfAllTokensHidesNone) {
+  PlainOptions options;
+  options.window = 550;
+  EXPECT_EQ(this->expect_definition(options),
+            this->cache_.attend(this->queries_).template cast<double>());
+}
+
+TYPED_TEST(AttentionOptionsTest, SoftCapBoundsTheLogits) {
+  for (const double cap : {0.1, 1.0, 30.0}) {
+    PlainOptions options;
+    options.scale = 1.0;
+    options.soft_cap = cap;
+    this->expect_definition_and_effect(options);
+  }
+}
+
+TYPED_TEST(AttentionOptionsTest, AlibiLowersLogitsByDistance) {
+  PlainOptions options;
+  options.alibi_slopes = {0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0};
+  this->expect_definition_and_effect(options);
+  options.first_position = 100;
+  options.causal = false;
+  this->expect_definition_and_effect(options);
+}
+
+TYPED_TEST(AttentionOptionsTest, SinkLogitsTakeAShare) {
+  PlainOptions options;
+  options.sink_logits = {-kInfinity, -3.0, 0.0, 2.0, 8.0, 50.0};
+  this->expect_definition_and_effect(options);
+}
+
+TYPED_TEST(AttentionOptionsTest, AMaskOfOneRowPerQueryServesAllHeads) {
+  PlainOptions options;
+  options.mask = gaussian_matrix<double>(5, this->kNumTokens, 9);
+  this->expect_definition_and_effect(options);
+}
+
+TYPED_TEST(AttentionOptionsTest, AMaskMayHaveARowPerQueryAndHead) {
+  PlainOptions options;
+  options.mask = gaussian_matrix<double>(30, this->kNumTokens, 9);
+  this->expect_definition_and_effect(options);
+}
+
+TYPED_TEST(AttentionOptionsTest, MaskedTokensAreNotSeen) {
+  PlainOptions options;
+  options.mask = RowMatrix<double>::Zero(5, this->kNumTokens);
+  options.mask.leftCols(512).setConstant(-kInfinity);  // A whole page.
+  options.mask.row(1).setConstant(-kInfinity);
+  options.mask(1, 17) = 0.0;
+  this->expect_definition_and_effect(options);
+}
+
+TYPED_TEST(AttentionOptionsTest, AQueryWhoseEveryTokenIsMaskedGivesZeros) {
+  for (const bool with_sink : {false, true}) {
+    PlainOptions options;
+    options.mask = RowMatrix<double>::Zero(5, this->kNumTokens);
+    options.mask.row(2).setConstant(-kInfinity);
+    if (with_sink) options.sink_logits = std::vector<double>(6, 1.0);
+    const RowMatrix<double> output = this->expect_definition(options);
+    EXPECT_EQ(output.row(2).cwiseAbs().maxCoeff(), 0.0);
+    EXPECT_GT(output.row(3).cwiseAbs().maxCoeff(), 0.0);
+  }
+}
+
+TYPED_TEST(AttentionOptionsTest, AnyOptionsTogether) {
+  Random random(11);
+  for (int trial = 0; trial < 100; ++trial) {
+    const PlainOptions options = random_options(random, 5, 6, this->kNumTokens);
+    this->expect_definition(options);
+    if (this->HasFailure()) FAIL() << "trial " << trial;
+  }
+}
+
+// ---- What is refused ----
+
+class BadOptionsTest : public testing::Test {
+ protected:
+  BadOptionsTest() : cache_(config()) {
+    cache_.append(gaussian_matrix<float>(10, 32, 1), gaussian_matrix<float>(10, 32, 2));
+  }
+  static KVCacheConfig config() {
+    KVCacheConfig config;
+    config.num_query_heads = 2;
+    config.key_format = config.value_format = PolarFormat::paper(32);
+    return config;
+  }
+  void expect_refused(const AttentionOptions<float>& options, const std::string& text) const {
+    const RowMatrix<float> queries = gaussian_matrix<float>(3, 64, 3);
+    for (const std::string& message :
+         {message_of<std::invalid_argument>([&] { cache_.attend(queries, options); }),
+          message_of<std::invalid_argument>(
+              [&] { cache_.attend_partial(queries, {}, options); })}) {
+      EXPECT_NE(message.find(text), std::string::npos) << message;
+    }
+  }
+  KVCache<float> cache_;
+};
+
+TEST_F(BadOptionsTest, NumbersThatAreNone) {
+  AttentionOptions<float> options;
+  options.scale = std::numeric_limits<float>::quiet_NaN();
+  expect_refused(options, "scale is nan, must be finite");
+  options = {};
+  options.soft_cap = -2.0f;
+  expect_refused(options, "soft_cap is -2.000000, must be finite, at least 0");
+  options = {};
+  const float slopes[] = {0.0f, std::numeric_limits<float>::infinity()};
+  options.alibi_slopes = slopes;
+  expect_refused(options, "an ALiBi slope is inf, must be finite");
+  options = {};
+  options.sink_logits = slopes;
+  expect_refused(options, "a sink logit is inf, must be finite or -infinity");
+}
+
+TEST_F(BadOptionsTest, MasksOfAWrongShapeOrWithNaN) {
+  RowMatrix<float> mask = RowMatrix<float>::Zero(6, 10);
+  AttentionOptions<float> options;
+  options.mask = {mask.data(), 4, 10};
+  expect_refused(options,
+                 "the mask has 4 rows, must have one per query, 3, or one per query and "
+                 "query head, 6");
+  options.mask = {mask.data(), 6, 9};
+  expect_refused(options, "the mask's rows are 9 apart, must be at least the number of tokens, 10");
+  options.mask = {mask.data(), 6, 10};
+  mask(4, 7) = std::numeric_limits<float>::quiet_NaN();
+  expect_refused(options, "the mask in row 4 of token 7 is nan, must be finite or -infinity");
+}
+
+}  // namespace
