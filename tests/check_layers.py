@@ -64,6 +64,7 @@ FORBIDDEN = [
         r"#\s*include\s*[<\"](?:[a-z0-9]*intrin|arm_\w+)\.h[>\"]",
         {
             "kernels/avx2.hpp",
+            "kernels/avx512.hpp",
             "kernels/avx512_common.hpp",
             "kernels/avx512_fixed_blocks.hpp",
             "kernels/avx512_fixed_scores.hpp",

@@ -54,14 +54,14 @@ class PolarCodec {
   // std::invalid_argument if the format is invalid or is not as wide as the rotation;
   // std::runtime_error for a wrong POLARQUANT_ISA (see choose_isa).
   PolarCodec(const PolarFormat& format, std::shared_ptr<const Rotation> rotation,
-             Arithmetic arithmetic = Arithmetic::kExact)
+             Arithmetic arithmetic = Arithmetic::kFixedPoint)
       : PolarCodec(format, std::move(rotation), offline_codebooks(format), arithmetic) {}
 
   // Given codebooks, such as those of online_codebooks(); the factor of kUnbiased still assumes the
   // law. Throws std::invalid_argument also if their number, bits or circularity are not the
   // format's.
   PolarCodec(const PolarFormat& format, std::shared_ptr<const Rotation> rotation,
-             const CodebookSet& codebooks, Arithmetic arithmetic = Arithmetic::kExact)
+             const CodebookSet& codebooks, Arithmetic arithmetic = Arithmetic::kFixedPoint)
       : tables_(format, codebooks),
         rotation_(std::move(rotation)),
         arithmetic_(arithmetic),

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
@@ -82,18 +83,32 @@ struct RowEncoder {
   // not finite.
   bool load_row(const T* row, std::size_t stride, float* out, double* scale) const noexcept {
     using Wide = Accumulator;
-    Wide largest = Wide(0);
-    bool finite = true;
+    using Bits = std::conditional_t<std::is_same_v<Wide, double>, std::uint64_t, std::uint32_t>;
+    constexpr Bits kMagnitude = ~Bits{0} >> 1;
+    // The bits of magnitudes compare as they do, and integers vectorise.
+    Bits largest_bits = 0;
     for (std::size_t i = 0; i < tables.head_dim(); ++i) {
-      const Wide magnitude = std::abs(static_cast<Wide>(row[i]));
-      finite &= magnitude <= std::numeric_limits<Wide>::max();
-      largest = magnitude > largest ? magnitude : largest;
+      const Wide value = static_cast<Wide>(row[i]);
+      Bits bits;
+      std::memcpy(&bits, &value, sizeof bits);
+      bits &= kMagnitude;
+      largest_bits = bits > largest_bits ? bits : largest_bits;
     }
-    if (!finite) return false;
+    Wide largest;
+    std::memcpy(&largest, &largest_bits, sizeof largest);
+    if (!(largest <= std::numeric_limits<Wide>::max())) return false;
     const bool is_zero = !(static_cast<double>(largest) >= 0x1p-160);
     const int exponent = is_zero ? 0 : std::ilogb(largest);
     *scale = std::ldexp(1.0, exponent);
     const double inverse = is_zero ? 0.0 : std::ldexp(1.0, -exponent);
+    const Wide factor = static_cast<Wide>(inverse);
+    if (static_cast<double>(factor) == inverse && factor <= std::numeric_limits<Wide>::max()) {
+      // The exact product, rounded once, as below.
+      for (std::size_t i = 0; i < tables.head_dim(); ++i) {
+        out[i * stride] = static_cast<float>(static_cast<Wide>(row[i]) * factor);
+      }
+      return true;
+    }
     for (std::size_t i = 0; i < tables.head_dim(); ++i) {
       out[i * stride] = static_cast<float>(static_cast<double>(row[i]) * inverse);
     }

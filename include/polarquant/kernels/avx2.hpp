@@ -1,15 +1,29 @@
 // The kernels for x86-64 with AVX2 and FMA: the loops, vectorised by the compiler.
 #pragma once
 
+#include <cstddef>
+
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/kernels/loops.hpp"
 #include "polarquant/version.hpp"
 
 #if POLARQUANT_X86
+#include <immintrin.h>
+
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-POLARQUANT_DEFINE_KERNELS(Avx2Kernels, Isa::kAvx2, POLARQUANT_TARGET_AVX2);
+struct Avx2Roots {
+  POLARQUANT_TARGET_AVX2 static void take(float* values, std::size_t count) {
+    std::size_t t = 0;
+    for (; t + 8 <= count; t += 8) {
+      _mm256_storeu_ps(values + t, _mm256_sqrt_ps(_mm256_loadu_ps(values + t)));
+    }
+    loops::PlainRoots::take(values + t, count - t);
+  }
+};
+
+POLARQUANT_DEFINE_KERNELS(Avx2Kernels, Isa::kAvx2, POLARQUANT_TARGET_AVX2, Avx2Roots);
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

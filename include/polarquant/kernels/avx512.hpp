@@ -9,6 +9,7 @@
 #include <cstddef>
 
 #include "polarquant/codec_tables.hpp"
+#include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/avx512_fixed_scores.hpp"
 #include "polarquant/kernels/avx512_fixed_sums.hpp"
 #include "polarquant/kernels/avx512_float.hpp"
@@ -19,10 +20,23 @@
 #include "polarquant/version.hpp"
 
 #if POLARQUANT_X86
+#include <immintrin.h>
+
+POLARQUANT_AVX512_BEGIN
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-POLARQUANT_DEFINE_KERNELS(Avx512Kernels, Isa::kAvx512, POLARQUANT_TARGET_AVX512);
+struct Avx512Roots {
+  POLARQUANT_TARGET_AVX512 static void take(float* values, std::size_t count) {
+    std::size_t t = 0;
+    for (; t + 16 <= count; t += 16) {
+      _mm512_storeu_ps(values + t, _mm512_sqrt_ps(_mm512_loadu_ps(values + t)));
+    }
+    loops::PlainRoots::take(values + t, count - t);
+  }
+};
+
+POLARQUANT_DEFINE_KERNELS(Avx512Kernels, Isa::kAvx512, POLARQUANT_TARGET_AVX512, Avx512Roots);
 
 namespace avx512 {
 
@@ -85,4 +99,5 @@ struct TileKernels {
 }  // namespace avx512
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
+POLARQUANT_AVX512_END
 #endif

@@ -99,9 +99,17 @@ POLARQUANT_ALWAYS_INLINE void quantize_quadrant(const AngleTable& table, const f
   for (std::size_t t = 0; t < kLanes; ++t) indices[t] = static_cast<std::uint8_t>(passed[t]);
 }
 
+// Square roots of `count` numbers in place. std::sqrt may set errno, so a loop over it does not
+// vectorise; instruction sets bring their own.
+struct PlainRoots {
+  static void take(float* values, std::size_t count) {
+    for (std::size_t t = 0; t < count; ++t) values[t] = std::sqrt(values[t]);
+  }
+};
+
 // One node of the recursion: the radii a and b become an index and one radius, which may take the
 // place of a.
-template <std::size_t kLanes>
+template <std::size_t kLanes, typename Roots>
 POLARQUANT_ALWAYS_INLINE void fold_node(const AngleTable& table, bool circular, const float* a,
                                         const float* b, std::uint8_t* indices, float* radius) {
   if (circular) {
@@ -109,7 +117,8 @@ POLARQUANT_ALWAYS_INLINE void fold_node(const AngleTable& table, bool circular, 
   } else {
     quantize_quadrant<kLanes>(table, a, b, indices);
   }
-  for (std::size_t t = 0; t < kLanes; ++t) radius[t] = std::sqrt(fused(a[t], a[t], b[t] * b[t]));
+  for (std::size_t t = 0; t < kLanes; ++t) radius[t] = fused(a[t], a[t], b[t] * b[t]);
+  Roots::take(radius, kLanes);
 }
 
 // Beside the radii the alignments, which start as y itself, become
@@ -176,6 +185,17 @@ POLARQUANT_ALWAYS_INLINE bool store_radii(const CodecTables& tables, const Encod
       static_cast<std::size_t>(float_type_bytes(tables.format.radius_type)) / 2;
   std::uint32_t words[4][kLanes] = {};
   bool fits = true;
+  if (tables.format.radius_type == FloatType::kBFloat16) {  // The usual one, without branches.
+    std::uint32_t largest = 0;
+    for (std::size_t t = 0; t < kLanes; ++t) {
+      const double radius =
+          static_cast<double>(scratch.radii[block * kLanes + t] * factors[t]) * scales[t];
+      words[0][t] = float_to_bfloat16(static_cast<float>(radius));
+      largest = words[0][t] > largest ? words[0][t] : largest;
+    }
+    store_word<kLanes>(tile, tables.layout.num_bytes(), block, words[0]);
+    return largest < 0x7f80u;
+  }
   for (std::size_t t = 0; t < kLanes; ++t) {
     std::byte bytes[8];
     const double radius =
@@ -218,7 +238,7 @@ POLARQUANT_ALWAYS_INLINE void store_indices(const CodecTables& tables, const std
 // Rotates and encodes kLanes vectors, scratch.given, of magnitude about 1, into a tile of kLanes
 // slots; vector t is scales[t] * given. Returns false if a radius overflows its type; that code is
 // then unspecified.
-template <std::size_t kLanes>
+template <std::size_t kLanes, typename Roots>
 POLARQUANT_ALWAYS_INLINE bool encode(const CodecTables& tables, const Rotation& rotation,
                                      const double* scales, const EncodeScratch& scratch,
                                      std::byte* tile) {
@@ -231,7 +251,7 @@ POLARQUANT_ALWAYS_INLINE bool encode(const CodecTables& tables, const Rotation& 
     for (std::size_t j = 0; j < d >> level; ++j) {
       std::uint8_t* const indices = scratch.indices + (tables.first_angle[level] + j) * kLanes;
       const std::size_t left = 2 * j * kLanes;
-      fold_node<kLanes>(table, level == 1, scratch.radii + left, scratch.radii + left + kLanes,
+      fold_node<kLanes, Roots>(table, level == 1, scratch.radii + left, scratch.radii + left + kLanes,
                         indices, scratch.radii + j * kLanes);
       if (!align) continue;
       fold_alignment<kLanes>(table, indices, scratch.alignments + left,
@@ -243,7 +263,7 @@ POLARQUANT_ALWAYS_INLINE bool encode(const CodecTables& tables, const Rotation& 
     const std::size_t part = tables.join_position(join) * kLanes;
     std::uint8_t* const indices =
         scratch.indices + (tables.first_angle[tables.levels.size() + 1] + join) * kLanes;
-    fold_node<kLanes>(table, false, scratch.radii, scratch.radii + part, indices, scratch.radii);
+    fold_node<kLanes, Roots>(table, false, scratch.radii, scratch.radii + part, indices, scratch.radii);
     if (!align) continue;
     fold_alignment<kLanes>(table, indices, scratch.alignments, scratch.alignments + part,
                            scratch.alignments);

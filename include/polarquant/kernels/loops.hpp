@@ -52,8 +52,9 @@ struct Kernels {
 POLARQUANT_END_NAMESPACE
 
 // Defines a struct template `name`<T> whose static functions are the loops above, compiled with the
-// function attribute `target`, and whose table() lists them.
-#define POLARQUANT_DEFINE_KERNELS(name, isa_value, target)                                       \
+// function attribute `target` and with the square roots of `roots` (see loops::PlainRoots), and
+// whose table() lists them.
+#define POLARQUANT_DEFINE_KERNELS(name, isa_value, target, roots)                                \
   template <typename T>                                                                          \
   struct name {                                                                                  \
     target static void rotate(const Rotation& rotation, const T* x, T* y) {                      \
@@ -65,12 +66,12 @@ POLARQUANT_END_NAMESPACE
     target static bool encode_tile(const CodecTables& tables, const Rotation& rotation,          \
                                    const double* scales, const loops::EncodeScratch& scratch,    \
                                    std::byte* tile) {                                            \
-      return loops::encode<kTileTokens>(tables, rotation, scales, scratch, tile);                \
+      return loops::encode<kTileTokens, roots>(tables, rotation, scales, scratch, tile);                \
     }                                                                                            \
     target static bool encode_row(const CodecTables& tables, const Rotation& rotation,           \
                                   const double* scales, const loops::EncodeScratch& scratch,     \
                                   std::byte* code) {                                             \
-      return loops::encode<1>(tables, rotation, scales, scratch, code);                          \
+      return loops::encode<1, roots>(tables, rotation, scales, scratch, code);                          \
     }                                                                                            \
     target static void prepare_query(const CodecTables& tables, const T* query, T* prepared) {   \
       loops::prepare_query(tables, query, prepared);                                             \

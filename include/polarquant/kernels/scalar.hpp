@@ -8,7 +8,7 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-POLARQUANT_DEFINE_KERNELS(ScalarKernels, Isa::kScalar, );
+POLARQUANT_DEFINE_KERNELS(ScalarKernels, Isa::kScalar, , loops::PlainRoots);
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
