@@ -27,7 +27,7 @@ namespace detail {
 
 // Query rows (a query and one of the heads that share a KV head) that share one pass over the
 // tiles.
-inline constexpr std::size_t kMaxRows = 16;
+inline constexpr std::size_t kMaxRows = 32;
 
 // The caller's scratch memory, divided up.
 template <typename T>
@@ -135,7 +135,7 @@ class HeadAttention {
         copy_scores(exact.token, exact.count, false);
       });
       visit_pages({0, segments_.num_tokens}, [&](const PageRun& page) {
-        score_page(page, count, work);
+        score_page(page, count, next_page(keys_, page), work);
         copy_scores(page.token, page.count, true);
       });
     }
@@ -157,6 +157,7 @@ class HeadAttention {
     std::size_t token;  // the first
     std::size_t count;
     std::size_t tile;
+    bool is_last;
 
     std::size_t num_tiles() const { return (count + kTileTokens - 1) / kTileTokens; }
   };
@@ -195,7 +196,7 @@ class HeadAttention {
       const std::size_t next_page = (tile / kPageTiles + 1) * kPageTiles;
       const std::size_t slot = tile * kTileTokens;
       visit(PageRun{segments_.token_of(slot), std::min(end_slot, next_page * kTileTokens) - slot,
-                    tile});
+                    tile, next_page * kTileTokens >= end_slot});
       tile = next_page;
     }
   }
@@ -233,19 +234,29 @@ class HeadAttention {
     }
   }
 
-  // work.weights[row] = scores of the page's tokens.
-  void score_page(const PageRun& page, std::size_t count, const Scratch& work) const noexcept {
+  // The codes of the page after, on one side.
+  static const std::byte* next_page(const HeadSide<T>& side, const PageRun& page) noexcept {
+    return page.is_last ? nullptr : side.pages.tile((page.tile / kPageTiles + 1) * kPageTiles);
+  }
+
+  // work.weights[row] = scores of the page's tokens. next: codes that will be read after them.
+  void score_page(const PageRun& page, std::size_t count, const std::byte* next,
+                  const Scratch& work) const noexcept {
     const PolarCodec<T>& codec = codec_.keys;
+    loops::TileScratch<Accumulator> tile = work.tile;
+    tile.next = next;
     codec.kernels().score_tiles(codec.tables(), keys_.pages.tile(page.tile), page.num_tiles(),
-                                {work.prepared, count, codec.prepared_size()}, work.tile,
+                                {work.prepared, count, codec.prepared_size()}, tile,
                                 {work.weights, count, kPageTokens});
   }
 
   void add_page(const PageRun& page, std::size_t count, const Scratch& work) const noexcept {
     const PolarCodec<T>& codec = codec_.values;
+    loops::TileScratch<Accumulator> tile = work.tile;
+    tile.next = next_page(keys_, page);
     codec.kernels().accumulate_tiles(codec.tables(), values_.pages.tile(page.tile),
-                                     page.num_tiles(), {work.weights, count, kPageTokens},
-                                     work.tile, {work.sums, count, sums_size()});
+                                     page.num_tiles(), {work.weights, count, kPageTokens}, tile,
+                                     {work.sums, count, sums_size()});
   }
 
   void score_exact(const ExactRun& run, std::size_t count, const Scratch& work) const noexcept {
@@ -335,7 +346,7 @@ class HeadAttention {
         add_exact(exact, count, work);
       });
       visit_pages(span, [&](const PageRun& page) {
-        score_page(page, count, work);
+        score_page(page, count, values_.pages.tile(page.tile), work);
         weigh(page.token, page.count, page.num_tiles() * kTileTokens, true);
         add_page(page, count, work);
       });

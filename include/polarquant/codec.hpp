@@ -24,6 +24,7 @@
 #include "polarquant/rows.hpp"
 #include "polarquant/scratch.hpp"
 #include "polarquant/tile_pages.hpp"
+#include "polarquant/tile_rows.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -330,9 +331,10 @@ class PolarCodec {
       if (count % kTileTokens != 0) {
         std::memset(work.codes + (num_tiles - 1) * tile_bytes(), 0, tile_bytes());
       }
-      for (std::size_t row = 0; row < count; ++row) {
-        write_tile_slot(work.codes + row / kTileTokens * tile_bytes(), bytes_per_vector(),
-                        row % kTileTokens, codes.row(first + row));
+      for (std::size_t row = 0; row < count; row += kTileTokens) {
+        detail::write_tile_rows(
+            work.codes + row * bytes_per_vector(), bytes_per_vector(),
+            {codes.row(first + row), std::min(kTileTokens, count - row), codes.stride});
       }
       visit(first, count, num_tiles);
     }

@@ -75,7 +75,7 @@ struct TileKernels {
     const Rows<const float> own = {prepared.data + tables.tile_tables_offset(), prepared.count,
                                    prepared.stride};
     if constexpr (kFixed) {
-      score_tiles_fixed(tables, tiles, num_tiles, own, scratch.kernel, scores);
+      score_tiles_fixed(tables, tiles, num_tiles, own, scratch, scores);
     } else {
       const auto kernel =
           needs_wide_tables(tables) ? score_tiles_float<true> : score_tiles_float<false>;
@@ -87,7 +87,7 @@ struct TileKernels {
                                std::size_t num_tiles, Rows<const float> weights,
                                const loops::TileScratch<float>& scratch, Rows<float> sums) {
     if constexpr (kFixed) {
-      accumulate_tiles_fixed(tables, tiles, num_tiles, weights, scratch.kernel, sums);
+      accumulate_tiles_fixed(tables, tiles, num_tiles, weights, scratch, sums);
     } else {
       const auto kernel =
           needs_wide_tables(tables) ? accumulate_tiles_float<true> : accumulate_tiles_float<false>;

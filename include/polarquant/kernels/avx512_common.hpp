@@ -51,6 +51,17 @@ struct TileRun {
   const std::byte* tiles;
   std::size_t tile_size;
   std::size_t count;
+
+  // What is read after this run, in steps of prefetch_step bytes; null if not known.
+  const std::byte* next = nullptr;
+  std::size_t prefetch_step = 0;
+
+  // Step `index` of those that fetch it into the second-level cache.
+  POLARQUANT_AVX512_INLINE void prefetch(std::size_t index) const {
+    if (next == nullptr) return;
+    const char* const from = reinterpret_cast<const char*>(next + index * prefetch_step);
+    for (std::size_t k = 0; k < prefetch_step; k += 64) _mm_prefetch(from + k, _MM_HINT_T1);
+  }
 };
 
 // A run of tiles as the kernels read them. Codes with an odd number of bytes are copied to `copy`,
@@ -69,6 +80,15 @@ POLARQUANT_AVX512_INLINE TileRun run_of(const TileTables& tile_tables, const std
                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + last * 64))));
   }
   return {reinterpret_cast<const std::byte*>(copy), (last + 1) * 64, count};
+}
+
+// The run after which `next` comes, of tiles of tile_size bytes, to be fetched while the blocks of
+// this one are worked through, once each.
+POLARQUANT_AVX512_INLINE TileRun with_next(TileRun run, const TileTables& tile_tables,
+                                           const std::byte* next, std::size_t tile_size) {
+  run.next = next;
+  run.prefetch_step = tile_size / tile_tables.num_blocks;
+  return run;
 }
 
 struct Shifts {

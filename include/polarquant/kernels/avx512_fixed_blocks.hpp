@@ -245,6 +245,7 @@ POLARQUANT_TARGET_AVX512_TILES inline void expand_blocks(const TileTables& tile_
   const BlockPlaces places = places_of(tile_tables, block);
   const FixedLevels levels = load_fixed_levels(tile_tables);
   for (std::size_t n = 0; n < run.count; ++n) {
+    run.prefetch(block * run.count + n);
     __m512i windows[TileTables::kWindowsPerBlock];
 #pragma GCC unroll 7
     for (std::size_t k = 0; k < TileTables::kWindowsPerBlock; ++k) {
@@ -266,6 +267,8 @@ POLARQUANT_TARGET_AVX512_TILES inline void expand_block_pairs(const TileTables& 
   const FixedLevels levels = load_fixed_levels(tile_tables);
   for (std::size_t n = 0; n < run.count; ++n) {
     const std::byte* const tile = run.tiles + n * run.tile_size;
+    run.prefetch(even * run.count + n);
+    if (odd != even) run.prefetch(odd * run.count + n);
     __m512i low[TileTables::kWindowsPerBlock];
     __m512i high[TileTables::kWindowsPerBlock];
 #pragma GCC unroll 7

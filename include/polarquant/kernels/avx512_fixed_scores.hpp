@@ -10,6 +10,7 @@
 #include "polarquant/codec_tables.hpp"
 #include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/avx512_fixed_blocks.hpp"
+#include "polarquant/kernels/decode_loops.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
@@ -231,6 +232,7 @@ POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, cons
     for (std::size_t k = 0; k < kNumTables; ++k) own[k] = load(query[block * kNumTables + k]);
     for (std::size_t n = 0; n < run.count; ++n) {
       const std::byte* const tile = run.tiles + n * run.tile_size;
+      run.prefetch(block * run.count + n);
       const __m512i value = contract_block<kCombined>(levels, own, places, tile);
       if (block_radii) {
         add_scores(tile, block, value, unit, scores + n * kTileTokens);
@@ -263,12 +265,15 @@ POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, cons
 // scores: [rows, num_tiles kTileTokens]. prepared: see prepare_query_fixed.
 POLARQUANT_TARGET_AVX512_TILES inline void score_tiles_fixed(
     const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
-    Rows<const float> prepared, std::byte* scratch, Rows<float> scores) {
-  const FixedScratch memory(tables.tile_tables, scratch);
+    Rows<const float> prepared, const loops::TileScratch<float>& scratch, Rows<float> scores) {
+  const FixedScratch memory(tables.tile_tables, scratch.kernel);
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
-    const TileRun run = run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
-                               std::min(kRun, num_tiles - first), memory.copy);
+    const std::byte* const next =
+        first + kRun < num_tiles ? tiles + (first + kRun) * tile_size : scratch.next;
+    const TileRun run = with_next(run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
+                                         std::min(kRun, num_tiles - first), memory.copy),
+                                  tables.tile_tables, next, tile_size);
     float* const out = scores.data + first * kTileTokens;
     if (prepared.count == 1) {
       const auto contract = tables.tile_tables.combined ? contract_run<true> : contract_run<false>;

@@ -9,6 +9,7 @@
 #include "polarquant/codec_tables.hpp"
 #include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/avx512_fixed_blocks.hpp"
+#include "polarquant/kernels/decode_loops.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
@@ -146,12 +147,15 @@ POLARQUANT_AVX512_INLINE void accumulate_run_fixed(const CodecTables& tables, co
 // sums: [rows, head_dim, kTileTokens], of which the first 16 lanes are added to.
 POLARQUANT_TARGET_AVX512_TILES inline void accumulate_tiles_fixed(
     const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
-    Rows<const float> weights, std::byte* scratch, Rows<float> sums) {
-  const FixedScratch memory(tables.tile_tables, scratch);
+    Rows<const float> weights, const loops::TileScratch<float>& scratch, Rows<float> sums) {
+  const FixedScratch memory(tables.tile_tables, scratch.kernel);
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
-    const TileRun run = run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
-                               std::min(kRun, num_tiles - first), memory.copy);
+    const std::byte* const next =
+        first + kRun < num_tiles ? tiles + (first + kRun) * tile_size : scratch.next;
+    const TileRun run = with_next(run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
+                                         std::min(kRun, num_tiles - first), memory.copy),
+                                  tables.tile_tables, next, tile_size);
     for (std::size_t row = 0; row < weights.count; row += TileTables::kMaxRows) {
       const std::size_t count = std::min(TileTables::kMaxRows, weights.count - row);
       accumulate_run_fixed(tables, run, memory,

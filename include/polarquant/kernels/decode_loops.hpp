@@ -27,6 +27,9 @@ struct TileScratch {
   T* radii;               // [head_dim, kTileTokens]: the radii
   std::uint8_t* indices;  // [num_angles, kTileTokens]
   std::byte* kernel;      // [kernel_scratch_bytes(tables)], aligned to 64 bytes
+
+  // Codes that will be read next, as many bytes as now: to be fetched meanwhile. Null: not known.
+  const std::byte* next = nullptr;
 };
 
 template <std::size_t kLanes>

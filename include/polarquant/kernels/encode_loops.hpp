@@ -251,8 +251,8 @@ POLARQUANT_ALWAYS_INLINE bool encode(const CodecTables& tables, const Rotation& 
     for (std::size_t j = 0; j < d >> level; ++j) {
       std::uint8_t* const indices = scratch.indices + (tables.first_angle[level] + j) * kLanes;
       const std::size_t left = 2 * j * kLanes;
-      fold_node<kLanes, Roots>(table, level == 1, scratch.radii + left, scratch.radii + left + kLanes,
-                        indices, scratch.radii + j * kLanes);
+      fold_node<kLanes, Roots>(table, level == 1, scratch.radii + left,
+                               scratch.radii + left + kLanes, indices, scratch.radii + j * kLanes);
       if (!align) continue;
       fold_alignment<kLanes>(table, indices, scratch.alignments + left,
                              scratch.alignments + left + kLanes, scratch.alignments + j * kLanes);
@@ -263,7 +263,8 @@ POLARQUANT_ALWAYS_INLINE bool encode(const CodecTables& tables, const Rotation& 
     const std::size_t part = tables.join_position(join) * kLanes;
     std::uint8_t* const indices =
         scratch.indices + (tables.first_angle[tables.levels.size() + 1] + join) * kLanes;
-    fold_node<kLanes, Roots>(table, false, scratch.radii, scratch.radii + part, indices, scratch.radii);
+    fold_node<kLanes, Roots>(table, false, scratch.radii, scratch.radii + part, indices,
+                             scratch.radii);
     if (!align) continue;
     fold_alignment<kLanes>(table, indices, scratch.alignments, scratch.alignments + part,
                            scratch.alignments);

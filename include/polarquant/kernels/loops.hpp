@@ -66,12 +66,12 @@ POLARQUANT_END_NAMESPACE
     target static bool encode_tile(const CodecTables& tables, const Rotation& rotation,          \
                                    const double* scales, const loops::EncodeScratch& scratch,    \
                                    std::byte* tile) {                                            \
-      return loops::encode<kTileTokens, roots>(tables, rotation, scales, scratch, tile);                \
+      return loops::encode<kTileTokens, roots>(tables, rotation, scales, scratch, tile);         \
     }                                                                                            \
     target static bool encode_row(const CodecTables& tables, const Rotation& rotation,           \
                                   const double* scales, const loops::EncodeScratch& scratch,     \
                                   std::byte* code) {                                             \
-      return loops::encode<1, roots>(tables, rotation, scales, scratch, code);                          \
+      return loops::encode<1, roots>(tables, rotation, scales, scratch, code);                   \
     }                                                                                            \
     target static void prepare_query(const CodecTables& tables, const T* query, T* prepared) {   \
       loops::prepare_query(tables, query, prepared);                                             \
