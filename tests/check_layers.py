@@ -43,7 +43,7 @@ LAYERS = [
     ["kv_storage.hpp"],
     ["attention.hpp"],
     ["kv_cache.hpp"],
-    ["serialization.hpp"],
+    ["serialization.hpp", "kv_cache_batch.hpp"],
     ["polarquant.hpp"],
 ]
 UMBRELLA = "polarquant.hpp"

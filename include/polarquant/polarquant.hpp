@@ -22,4 +22,5 @@
 #include "polarquant/attention_options.hpp"
 #include "polarquant/partial_attention.hpp"
 #include "polarquant/kv_cache.hpp"
+#include "polarquant/kv_cache_batch.hpp"
 // clang-format on
