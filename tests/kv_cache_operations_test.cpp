@@ -143,8 +143,7 @@ class Twins {
   const std::string& operation() const { return operation_; }
 
  private:
-  // A mean summed in another precision may move an angle over a boundary; none of the seeds below
-  // has such a token.
+  // A tile and a row are decoded in different orders.
   static constexpr double kCodeTolerance = 2e-5;
 
   // float64 rows come back as the accumulator.

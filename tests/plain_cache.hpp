@@ -133,10 +133,14 @@ class PlainCache {
   void estimate() {
     for (const int side : {0, 1}) {
       if ((side == 0 ? config_.key_format : config_.value_format).is_uncompressed()) continue;
-      means_[side].setZero();
-      for (std::size_t i = 0; i < config_.num_centering_tokens; ++i) {
-        means_[side] += tokens_[config_.num_sink_tokens + i].sides[side] /
-                        static_cast<double>(config_.num_centering_tokens);
+      // In the cache's own precision and order: a last bit may move an angle over a boundary.
+      for (Eigen::Index i = 0; i < means_[side].size(); ++i) {
+        A mean(0);
+        for (std::size_t token = 0; token < config_.num_centering_tokens; ++token) {
+          mean += static_cast<A>(tokens_[config_.num_sink_tokens + token].sides[side](i)) /
+                  static_cast<A>(config_.num_centering_tokens);
+        }
+        means_[side](i) = static_cast<double>(mean);
       }
     }
     mean_is_pending_ = false;
