@@ -91,7 +91,7 @@ class Twins {
         plain_(config_, cache_.codec()) {}
 
   void step() {
-    switch (random_int(random_, 0, 15)) {
+    switch (random_int(random_, 0, 18)) {
       case 0:
       case 1:
       case 2:
@@ -114,6 +114,12 @@ class Twins {
         return rarely();
       case 12:
         return attend_in_parts();
+      case 13:
+        return copy();
+      case 14:
+        return drop_front();
+      case 15:
+        return save_and_load();
       default:
         return attend();
     }
@@ -235,6 +241,32 @@ class Twins {
         cache_ = std::move(other);
       }
     }
+  }
+
+  // Goes on with the copy or with the original, and writes into the other, which must not matter.
+  void copy() {
+    operation_ = "copy";
+    KVCache<T> other = cache_.copy();
+    if (random_int(random_, 0, 1) == 0) std::swap(other, cache_);
+    other.truncate(
+        other.num_tokens() -
+        std::min(other.num_tokens(), static_cast<std::size_t>(random_int(random_, 0, 40))));
+    other.append(random_keys(70), random_values(70));
+  }
+
+  void drop_front() {
+    const auto count = static_cast<std::size_t>(random_int(random_, 0, 200));
+    operation_ = "drop front " + std::to_string(count);
+    EXPECT_EQ(cache_.drop_front(count), plain_.drop_front(count));
+  }
+
+  void save_and_load() {
+    operation_ = "save and load";
+    std::vector<std::byte> bytes(polarquant::saved_bytes(cache_));
+    polarquant::save(cache_, bytes.data(), bytes.size());
+    KVCache<T> other(config_, cache_.codec());
+    polarquant::load(bytes.data(), bytes.size(), other);
+    cache_ = std::move(other);
   }
 
   void attend() {

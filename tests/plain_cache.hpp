@@ -64,6 +64,16 @@ class PlainCache {
     num_encoded_ = std::min(num_encoded_, num_tokens - num_sinks());
   }
 
+  // Returns how many tokens are forgotten.
+  std::size_t drop_front(std::size_t num_tokens) {
+    const std::size_t tile = polarquant::kTileTokens;
+    const std::size_t count = std::min(num_tokens, num_encoded_) / tile * tile;
+    const auto first = tokens_.begin() + static_cast<std::ptrdiff_t>(num_sinks());
+    tokens_.erase(first, first + static_cast<std::ptrdiff_t>(count));
+    num_encoded_ -= count;
+    return count;
+  }
+
   void clear() {
     tokens_.clear();
     num_encoded_ = 0;
