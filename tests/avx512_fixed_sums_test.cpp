@@ -38,8 +38,8 @@ double largest_relative_error(const RowMatrix<float>& fixed, const RowMatrix<flo
   return largest;
 }
 
-// Measured: 0.0006 for paper, which has short trees; 0.0032 for one radius at 256; 0.0045 at 1024.
-TEST_F(Avx512FixedSumsTest, AttentionOverRandomTokensIsOffByHalfAPercentAtMost) {
+// Scores that are off by 1e-4 of ||q|| ||k|| are what moves weights here: more so in wide vectors.
+TEST_F(Avx512FixedSumsTest, AttentionOverRandomTokensIsOffByATenthOfAPercentAndAHalfAtMost) {
   double largest = 0.0;
   for (const PolarFormat& format : tile_formats()) {
     for (const Index num_tokens : {40, kSanitized ? 600 : 2000}) {
@@ -49,7 +49,7 @@ TEST_F(Avx512FixedSumsTest, AttentionOverRandomTokensIsOffByHalfAPercentAtMost) 
       const CachePair caches(tile_config(format, format), keys, values);
       const double error =
           largest_relative_error(caches.fixed.attend(queries), caches.exact.attend(queries));
-      EXPECT_LE(error, format.levels == 4 ? 2e-3 : 5e-3) << name_of(format);
+      EXPECT_LE(error, 1.5e-3) << name_of(format);
       EXPECT_GT(error, 1e-6) << name_of(format);  // It is the 16-bit kernel that ran.
       largest = std::max(largest, error);
     }
@@ -57,7 +57,7 @@ TEST_F(Avx512FixedSumsTest, AttentionOverRandomTokensIsOffByHalfAPercentAtMost) 
   RecordProperty("largest_error", std::to_string(largest));
 }
 
-// Equal values leave no chance that roundings cancel. Measured: 0.0006 at 256, 0.0008 at 1024.
+// Equal values leave no chance that roundings cancel.
 TEST_F(Avx512FixedSumsTest, AttentionOverEqualValuesIsThatValue) {
   for (const PolarFormat& format : tile_formats()) {
     for (const Index num_tokens : {40, kSanitized ? 600 : 2000}) {
@@ -67,7 +67,7 @@ TEST_F(Avx512FixedSumsTest, AttentionOverEqualValuesIsThatValue) {
       const CachePair caches(tile_config(format, format), keys, values);
       const RowMatrix<float> value = caches.exact.decode_values(0).topRows(1);
       const RowMatrix<float> queries = gaussian_matrix<float>(4, format.head_dim, 3);
-      EXPECT_LE(largest_relative_error(caches.fixed.attend(queries), value.replicate(4, 1)), 1.5e-3)
+      EXPECT_LE(largest_relative_error(caches.fixed.attend(queries), value.replicate(4, 1)), 6e-4)
           << name_of(format);
     }
   }
@@ -75,8 +75,8 @@ TEST_F(Avx512FixedSumsTest, AttentionOverEqualValuesIsThatValue) {
 
 // ---- Real keys and values ----
 
-// What 16 bits add is small beside what the codes have already lost: at most 5 % of it on average
-// over queries and heads, for every layer. Measured: 0.4 % for paper, 3.3 % at 4.625 bits.
+// What 16 bits add is small beside what the codes have already lost: at most 1 % of it on average
+// over queries and heads, for every layer.
 TEST_F(Avx512FixedSumsTest, OnTheRealSampleTheErrorIsSmallBesideThatOfTheCodes) {
   const polarquant_demo::Sample sample =
       polarquant_demo::load_sample(std::string(POLARQUANT_SOURCE_DIR) + "/data/smollm2-135m");
@@ -106,8 +106,7 @@ TEST_F(Avx512FixedSumsTest, OnTheRealSampleTheErrorIsSmallBesideThatOfTheCodes) 
         }
       }
       const double mean = sum / static_cast<double>(queries.rows() * shape.num_query_heads);
-      EXPECT_LE(mean, format.levels == 4 ? 0.01 : 0.05)
-          << name_of(format) << ", layer " << layer.name;
+      EXPECT_LE(mean, 0.01) << name_of(format) << ", layer " << layer.name;
       largest = std::max(largest, mean);
     }
     RecordProperty("largest_mean_" + std::to_string(format.bytes_per_vector()),
@@ -139,9 +138,9 @@ TEST_F(Avx512FixedSumsTest, ASinkAmongManyTokensLeavesThemTheirShare) {
 }
 
 // The worst case: one page, the other 511 values all alike, each with a weight of about half a step
-// of the sink's. Rounding to whole steps on the way down the tree then blows them up: measured 1.7
-// % of the norm of a value with four levels, 7.5 % with seven.
-TEST_F(Avx512FixedSumsTest, ASinkBesideEqualTokensIsOffByASmallPartOfTheirNorm) {
+// of the sink's. Rounded to the nearest step they would all vanish or all double, 1 % of the norm
+// of a value; the dither makes their sum right.
+TEST_F(Avx512FixedSumsTest, ASinkBesideEqualTokensIsOffByATinyPartOfTheirNorm) {
   const RowMatrix<float> queries = gaussian_matrix<float>(1, 128, 3);
   const double query_norm = queries.row(0).cast<double>().norm();
   RowMatrix<float> values = gaussian_matrix<float>(1, 128, 7).replicate(512, 1);
@@ -157,8 +156,7 @@ TEST_F(Avx512FixedSumsTest, ASinkBesideEqualTokensIsOffByASmallPartOfTheirNorm) 
                                .row(0)
                                .cast<double>()
                                .norm();
-      EXPECT_LE(error, (format.levels == 4 ? 0.03 : 0.12) * norm)
-          << name_of(format) << " " << logit;
+      EXPECT_LE(error, 5e-4 * norm) << name_of(format) << " " << logit;
     }
   }
 }

@@ -131,9 +131,10 @@ TEST_F(Avx512FloatTest, NothingBehindATileIsTouched) {
       GuardedBytes prepared(codec.prepared_size() * sizeof(float));
       GuardedBytes scores(kTileTokens * sizeof(float));
       GuardedBytes sums(kTileTokens * d * sizeof(float));
-      GuardedBytes values(2 * kTileTokens * d * sizeof(float));
+      GuardedBytes values(kTileTokens * d * sizeof(float));
       GuardedBytes radii(kTileTokens * d * sizeof(float));
       GuardedBytes indices(kTileTokens * d);
+      GuardedBytes kernel(codec.tables().kernel_scratch_bytes());
       const std::vector<float> rows = gaussian_vector<float>(kTileTokens * d, 1);
       codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data());
       float* const query = reinterpret_cast<float*>(prepared.data());
@@ -141,14 +142,14 @@ TEST_F(Avx512FloatTest, NothingBehindATileIsTouched) {
       float* const sum = reinterpret_cast<float*>(sums.data());
       const polarquant::detail::loops::TileScratch<float> work = {
           reinterpret_cast<float*>(values.data()), reinterpret_cast<float*>(radii.data()),
-          reinterpret_cast<std::uint8_t*>(indices.data())};
+          reinterpret_cast<std::uint8_t*>(indices.data()), kernel.data()};
       codec.prepare_query(rows.data(), query, scratch.data());
       codec.kernels().score_tiles(codec.tables(), tile.data(), 1, {query, 1, codec.prepared_size()},
                                   work, {weights, 1, kTileTokens});
       codec.kernels().accumulate_tiles(codec.tables(), tile.data(), 1, {weights, 1, kTileTokens},
                                        work, {sum, 1, kTileTokens * d});
       for (GuardedBytes* const bytes :
-           {&tile, &scratch, &prepared, &scores, &sums, &values, &radii, &indices}) {
+           {&tile, &scratch, &prepared, &scores, &sums, &values, &radii, &indices, &kernel}) {
         EXPECT_TRUE(bytes->guard_is_intact()) << name_of(format);
       }
     }

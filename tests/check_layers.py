@@ -33,6 +33,7 @@ LAYERS = [
     ["kernels/exact_loops.hpp"],
     ["kernels/loops.hpp"],
     ["kernels/avx512_common.hpp"],
+    ["kernels/avx512_fixed_blocks.hpp"],
     ["kernels/avx512_fixed_scores.hpp", "kernels/avx512_fixed_sums.hpp", "kernels/avx512_float.hpp"],
     ["kernels/scalar.hpp", "kernels/avx2.hpp", "kernels/avx512.hpp", "kernels/neon.hpp"],
     ["kernels/dispatch.hpp"],
@@ -64,6 +65,7 @@ FORBIDDEN = [
         {
             "kernels/avx2.hpp",
             "kernels/avx512_common.hpp",
+            "kernels/avx512_fixed_blocks.hpp",
             "kernels/avx512_fixed_scores.hpp",
             "kernels/avx512_fixed_sums.hpp",
             "kernels/avx512_float.hpp",

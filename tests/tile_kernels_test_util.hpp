@@ -34,16 +34,15 @@ class TileKernelsFixture : public testing::Test {
   }
 };
 
-// Every width in use and every preset that the kernels cover: 4 and 5 bits at level 1, with and
-// without joins, one radius and many, even and odd numbers of bytes. (full_depth(192, 4.625) gives
-// a join 6 bits, and is not covered.)
+// Every width in use and every preset: 3 to 5 bits at level 1, with and without joins (one has 6
+// bits), one radius and many, even and odd numbers of bytes.
 inline std::vector<polarquant::PolarFormat> tile_formats() {
   using polarquant::PolarFormat;
   std::vector<PolarFormat> formats;
   for (const int d : {64, 80, 96, 128, 192, 256}) {
     formats.push_back(PolarFormat::paper(d));
     for (const double bits : {2.625, 3.25, 3.625, 4.25, 4.625}) {
-      if (d != 192 || bits < 4.5) formats.push_back(PolarFormat::full_depth(d, bits));
+      formats.push_back(PolarFormat::full_depth(d, bits));
     }
   }
   formats.push_back(PolarFormat::paper(16));

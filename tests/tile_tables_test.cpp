@@ -39,13 +39,14 @@ std::vector<PolarFormat> usable_formats() {
           PolarFormat::full_depth(128, 2.625),
           PolarFormat::full_depth(1024, 3.25),
           format_of(48, {5, 5, 0, 1}),
+          PolarFormat::full_depth(192, 4.625),
           format_of(48, {2, 0, 5, 0, 3}, {5})};
 }
 
 // ---- Which formats ----
 
 TEST(TileTablesTest, PresetsOfTheWidthsInUseAreUsable) {
-  for (const int d : {64, 80, 96, 112, 128, 256}) {
+  for (const int d : {64, 80, 96, 112, 128, 192, 256}) {
     EXPECT_TRUE(is_usable(PolarFormat::paper(d))) << d;
     for (const double bits : {2.25, 2.625, 3.25, 3.625, 4.25, 4.625}) {
       const PolarFormat format = PolarFormat::full_depth(d, bits);
@@ -83,11 +84,14 @@ TEST(TileTablesTest, RadiiOtherThanBfloat16AreNotUsable) {
   }
 }
 
-TEST(TileTablesTest, AnAngleOfMoreThanFiveBitsIsNotUsable) {
+TEST(TileTablesTest, AnAngleWithinABlockHasUpToFiveBits) {
   EXPECT_FALSE(is_usable(format_of(64, {6, 2, 2, 2})));
   EXPECT_FALSE(is_usable(format_of(64, {4, 2, 2, 6})));
-  EXPECT_FALSE(is_usable(format_of(80, {4, 2, 2, 2, 2, 2}, {6})));
   EXPECT_TRUE(is_usable(format_of(80, {5, 5, 5, 5, 5, 5}, {5})));
+}
+
+TEST(TileTablesTest, AnAngleAboveTheBlocksMayHaveAllSixBits) {
+  EXPECT_TRUE(is_usable(format_of(80, {4, 2, 2, 2, 6, 2}, {6})));
 }
 
 // 2 b1 + b2 is at most 15 with five bits each, so the window of 16 always holds a subtree.
@@ -115,12 +119,13 @@ TEST(TileTablesTest, LevelsOneAndTwoAreCombinedUpToSixBits) {
 
 // The 16 bits that a window shows of a code, as the kernels read it: two words, shifted together.
 std::uint32_t read_window(const std::vector<std::uint8_t>& code, const TileTables::Window& window) {
-  const auto word = [&code](std::size_t index) {
+  const auto word = [&code](std::size_t row_offset) {
+    const std::size_t index = row_offset / 64;
     const std::uint32_t low = code[2 * index];
     const std::uint32_t high = 2 * index + 1 < code.size() ? code[2 * index + 1] : 0u;
     return low | (high << 8);
   };
-  return ((word(window.low_word) | (word(window.high_word) << 16)) >> window.shift) & 0xffffu;
+  return ((word(window.low) | (word(window.high) << 16)) >> window.shift) & 0xffffu;
 }
 
 std::uint32_t read_field(const std::vector<std::uint8_t>& code, const CodeLayout::Field& field) {
@@ -143,9 +148,9 @@ std::vector<std::uint8_t> random_code(std::size_t num_bytes, std::uint64_t seed)
 void expect_shows(const PolarFormat& format, const TileTables::Window& window,
                   const CodeLayout::Field& field, std::uint32_t shift = 0) {
   const std::size_t num_bytes = format.bytes_per_vector();
-  ASSERT_LT(window.low_word, (num_bytes + 1) / 2);
-  ASSERT_LT(window.high_word, (num_bytes + 1) / 2);
-  ASSERT_LT(window.shift, 16);
+  ASSERT_LT(window.low, 64 * ((num_bytes + 1) / 2));
+  ASSERT_LT(window.high, 64 * ((num_bytes + 1) / 2));
+  ASSERT_LT(window.shift, 16u);
   for (std::uint64_t seed = 0; seed < 10; ++seed) {
     const std::vector<std::uint8_t> code = random_code(num_bytes, seed);
     const std::uint32_t mask = (1u << field.num_bits) - 1u;
@@ -216,6 +221,10 @@ TEST(TileTablesTest, NodesFoldTheBlocksIntoOneVector) {
 
 // ---- What the tables hold ----
 
+double entry_of(const polarquant::detail::Lanes64& table, std::size_t i) {
+  return (i < 32 ? table.low.values[i] : table.high.values[i - 32]) / 32768.0;
+}
+
 TEST(TileTablesTest, TablesHoldCosinesAndSinesOfTheCentroidsOverAndOver) {
   for (const PolarFormat& format : usable_formats()) {
     const CodebookSet codebooks = offline_codebooks(format);
@@ -225,10 +234,13 @@ TEST(TileTablesTest, TablesHoldCosinesAndSinesOfTheCentroidsOverAndOver) {
     ASSERT_EQ(tables.cosines.size(), all.size());
     ASSERT_EQ(tables.float_sines.size(), all.size());
     for (std::size_t table = 0; table < all.size(); ++table) {
-      for (std::size_t i = 0; i < 32; ++i) {
+      for (std::size_t i = 0; i < 64; ++i) {
         const double theta = all[table].centroids()[i % all[table].centroids().size()];
-        EXPECT_NEAR(tables.cosines[table].values[i] / 32768.0, std::cos(theta), 0x1p-15);
-        EXPECT_NEAR(tables.sines[table].values[i] / 32768.0, std::sin(theta), 0x1p-15);
+        EXPECT_NEAR(entry_of(tables.cosines[table], i), std::cos(theta), 0x1p-15);
+        EXPECT_NEAR(entry_of(tables.sines[table], i), std::sin(theta), 0x1p-15);
+        EXPECT_NEAR(tables.float_tables[128 * table + i], std::cos(theta), 6e-8);
+        EXPECT_NEAR(tables.float_tables[128 * table + 64 + i], std::sin(theta), 6e-8);
+        if (i >= 32) continue;
         EXPECT_NEAR(tables.float_cosines[table].values[i], std::cos(theta), 6e-8);
         EXPECT_NEAR(tables.float_sines[table].values[i], std::sin(theta), 6e-8);
       }
@@ -245,8 +257,7 @@ TEST(TileTablesTest, CombinedTablesHoldTheCoordinatesOfASubtree) {
     const TileTables tables = tables_of(format);
     ASSERT_TRUE(tables.combined);
     const auto entry = [&tables](std::size_t k, std::size_t i) {
-      const polarquant::detail::Lanes64& table = tables.coordinate[k];
-      return (i < 32 ? table.low.values[i] : table.high.values[i - 32]) / 32768.0;
+      return entry_of(tables.coordinate[k], i);
     };
     const std::size_t num_first = codebooks.levels[0].centroids().size();
     const std::size_t num_second = codebooks.levels[1].centroids().size();
@@ -280,7 +291,7 @@ TEST(TileTablesTest, MemoryIsThatOfItsLists) {
   // Seven windows for each of five blocks, nodes for 4 + 1 blocks, tables for six levels and a
   // join.
   EXPECT_EQ(tables.memory_bytes(),
-            35 * sizeof(TileTables::Window) + 4 * sizeof(TileTables::Node) + 7 * (128 + 256));
+            35 * sizeof(TileTables::Window) + 4 * sizeof(TileTables::Node) + 7 * (256 + 256 + 512));
 }
 
 }  // namespace

@@ -46,10 +46,11 @@ struct AttentionScratch {
     exact_queries = arena.take<Accumulator>(kMaxRows * exact_width);
     exact_sums = arena.take<Accumulator>(kMaxRows * exact_width);
     exact_rows = arena.take<Accumulator>(kTileTokens * exact_width);
-    // Twice what one tile needs: kernels on tiles keep two or four rows in it.
-    tile = {arena.take<Accumulator>(2 * kTileTokens * width),
+    tile = {arena.take<Accumulator>(kTileTokens * width),
             arena.take<Accumulator>(kTileTokens * width),
-            arena.take<std::uint8_t>(kTileTokens * width)};
+            arena.take<std::uint8_t>(kTileTokens * width),
+            arena.take<std::byte>(std::max(codec.keys.tables().kernel_scratch_bytes(),
+                                           codec.values.tables().kernel_scratch_bytes()))};
     codec_scratch =
         arena.take<std::byte>(std::max(codec.keys.scratch_bytes(), codec.values.scratch_bytes()));
     num_bytes = arena.used();

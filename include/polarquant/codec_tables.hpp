@@ -148,12 +148,19 @@ struct CodecTables {
     return bytes;
   }
 
+  // Bytes of working memory of the kernels on tiles.
+  std::size_t kernel_scratch_bytes() const {
+    return tile_tables.num_scratch_lanes() * sizeof(Lanes);
+  }
+
   // Entries of a prepared query: a table of 2^bits per level-1 angle, or the query itself; then,
   // for the kernels on whole tiles, a register of scalars and their tables.
   std::size_t prepared_size() const {
     if (!tile_tables.usable) return tile_tables_offset();
-    return tile_tables_offset() + 16 +
-           16 * std::max(tile_tables.num_query_lanes(), 2 * tile_tables.num_query_float_lanes());
+    // 16 bits: a register of scalars, the query in pairs of blocks, a table per pair of
+    // coordinates.
+    return tile_tables_offset() + 16 + 16 * tile_tables.num_pairs +
+           16 * tile_tables.num_query_lanes();
   }
   std::size_t tile_tables_offset() const {
     const std::size_t entries =

@@ -50,7 +50,7 @@ struct KVCacheConfig {
   PolarFormat value_format = PolarFormat::uncompressed(128);
   RotationKind rotation = RotationKind::kHaar;
   std::uint64_t seed = 0;
-  Arithmetic arithmetic = Arithmetic::kExact;
+  Arithmetic arithmetic = Arithmetic::kFixedPoint;
 
   // Codebooks fitted to data (online_codebooks); null: the offline ones.
   std::shared_ptr<const CodebookSet> key_codebooks;

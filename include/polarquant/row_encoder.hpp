@@ -50,9 +50,9 @@ struct CodecScratch {
     code = arena.take<std::byte>(tables.layout.num_bytes());
     encode = {arena.take<float>(kTileTokens * d), arena.take<float>(kTileTokens * d),
               arena.take<float>(kTileTokens * d), arena.take<std::uint8_t>(kTileTokens * d)};
-    // Twice what one tile needs: kernels on tiles keep two or four rows in it.
-    tile = {arena.take<Accumulator>(2 * kTileTokens * d), arena.take<Accumulator>(kTileTokens * d),
-            arena.take<std::uint8_t>(kTileTokens * d)};
+    tile = {arena.take<Accumulator>(kTileTokens * d), arena.take<Accumulator>(kTileTokens * d),
+            arena.take<std::uint8_t>(kTileTokens * d),
+            arena.take<std::byte>(tables.kernel_scratch_bytes())};
     weights = arena.take<Accumulator>(kSharedRows * kBatchTokens);
     sums = arena.take<Accumulator>(kTileTokens * d);
     num_bytes = arena.used();

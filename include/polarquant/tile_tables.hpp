@@ -37,12 +37,14 @@ struct Lanes64 {
 //
 // usable is false for a format that these kernels do not cover: widths that are no multiple of 16,
 // fewer than 4 levels, blocks of another width than 16 unless the depth is full, radii that are not
-// bfloat16, more than 5 bits for an angle, or more than 16 for a subtree of two levels.
+// bfloat16, more than 5 bits for an angle within a block, or more than 16 for a subtree of two
+// levels.
 struct TileTables {
+  // Where the two words' rows lie in a tile whose rows are all words, in bytes.
   struct Window {
-    std::uint16_t low_word;
-    std::uint16_t high_word;  // the last word stands for itself where no word follows
-    std::uint16_t shift;
+    std::uint32_t low;
+    std::uint32_t high;  // the last row stands for itself where no row follows
+    std::uint32_t shift;
   };
 
   // Seven windows per block: its four subtrees of two levels (index, joining index, index: 2 b1 +
@@ -57,6 +59,7 @@ struct TileTables {
     std::uint16_t left;
     std::uint16_t right;
     std::uint16_t table;  // of cosines and sines
+    std::uint16_t num_bits;
     Window window;
   };
 
@@ -65,12 +68,16 @@ struct TileTables {
   int first_bits = 0;     // of level 1
   int second_bits = 0;    // of level 2
   std::size_t num_blocks = 0;
-  std::vector<Window> windows;  // [num_blocks * kWindowsPerBlock]
-  std::vector<Node> nodes;      // in the order of folding
-  std::vector<Lanes> cosines;   // per level, then per join
-  std::vector<Lanes> sines;
-  std::vector<FloatLanes> float_cosines;
+  std::size_t num_pairs = 0;  // of blocks: block i and block num_pairs + i
+  std::size_t num_words = 0;  // rows of a tile; the last has bytes if has_byte_row
+  bool has_byte_row = false;
+  std::vector<Window> windows;   // [num_blocks * kWindowsPerBlock]
+  std::vector<Node> nodes;       // in the order of folding
+  std::vector<Lanes64> cosines;  // per level, then per join
+  std::vector<Lanes64> sines;
+  std::vector<FloatLanes> float_cosines;  // the first 32 entries
   std::vector<FloatLanes> float_sines;
+  std::vector<float> float_tables;  // all 64: cosines, sines, cosines of the next, ..
 
   // Combined tables. By (index, joining index): coordinates 0 and 1 of four; by (joining index,
   // index): coordinates 2 and 3.
@@ -83,6 +90,9 @@ struct TileTables {
     second_bits = format.level_bits[1];
     combined = first_bits + second_bits <= 6;
     num_blocks = static_cast<std::size_t>(format.head_dim) / kBlockWidth;
+    num_pairs = (num_blocks + 1) / 2;
+    num_words = (layout.num_bytes() + 1) / 2;
+    has_byte_row = layout.num_bytes() % 2 != 0;
     for (const std::vector<AngleCodebook>* set : {&codebooks.levels, &codebooks.joins}) {
       for (const AngleCodebook& codebook : *set) add_codebook(codebook);
     }
@@ -92,29 +102,42 @@ struct TileTables {
       return layout.fields()[static_cast<std::size_t>(shape.first_angle(level)) + node];
     };
     for (std::size_t block = 0; block < num_blocks; ++block) {
-      for (std::size_t k = 0; k < 4; ++k) add_window(layout, field(1, 8 * block + 2 * k));
-      for (std::size_t k = 0; k < 2; ++k) add_window(layout, field(3, 2 * block + k));
-      add_window(layout, field(4, block));
+      for (std::size_t k = 0; k < 4; ++k) windows.push_back(window_at(field(1, 8 * block + 2 * k)));
+      for (std::size_t k = 0; k < 2; ++k) windows.push_back(window_at(field(3, 2 * block + k)));
+      windows.push_back(window_at(field(4, block)));
     }
     for (int level = 5; level <= format.levels; ++level) {
       for (std::size_t j = 0; j < static_cast<std::size_t>(shape.num_angles(level)); ++j) {
-        add_node(layout, j, 2 * j, 2 * j + 1, field(level, j), static_cast<std::size_t>(level) - 1);
+        add_node(j, 2 * j, 2 * j + 1, field(level, j), static_cast<std::size_t>(level) - 1);
       }
     }
     for (std::size_t join = 0; join < codebooks.joins.size(); ++join) {
       const int right = shape.join_right(static_cast<int>(join));
-      add_node(layout, 0, 0, static_cast<std::size_t>(format.head_dim / right - 1),
+      add_node(0, 0, static_cast<std::size_t>(format.head_dim / right - 1),
                field(format.levels + 1, join), codebooks.levels.size() + join);
     }
   }
 
-  // Registers that the tables of a prepared query fill: in 16 bits, and as floats.
+  // Tiles that a kernel takes at a time, and query rows.
+  static constexpr std::size_t kMaxRun = 16;
+  static constexpr std::size_t kMaxRows = 64;
+
+  // Registers of working memory that kernels need: radii, weights of blocks, one block of a run (or
+  // two) decoded, sums, codes with an odd number of bytes copied; or one tile decoded to floats.
+  std::size_t num_scratch_lanes() const {
+    if (!usable) return 0;
+    const std::size_t copy = has_byte_row ? num_words : 0;
+    return std::max(kMaxRun * (2 + num_blocks + 32 + 2 * kMaxRows + copy),
+                    copy + 15 + 2 * num_blocks + 2 * 16 * num_blocks);
+  }
+
+  // Registers that the level-1 tables of a query fill in 16 bits.
   std::size_t num_query_lanes() const { return num_blocks * (combined ? 16 : 8); }
-  std::size_t num_query_float_lanes() const { return num_blocks * 8; }
 
   std::size_t memory_bytes() const {
     return windows.size() * sizeof(Window) + nodes.size() * sizeof(Node) +
-           2 * cosines.size() * (sizeof(Lanes) + sizeof(FloatLanes));
+           2 * cosines.size() * (sizeof(Lanes64) + sizeof(FloatLanes)) +
+           float_tables.size() * sizeof(float);
   }
 
   static std::int16_t to_fraction(double value) {
@@ -127,30 +150,31 @@ struct TileTables {
     if (format.head_dim % static_cast<int>(kBlockWidth) != 0) return false;
     if (format.levels > 4 && format.num_radii() > 1) return false;
     if (format.radius_type != FloatType::kBFloat16) return false;
-    for (const std::uint8_t bits : format.level_bits) {
-      if (bits > 5) return false;
-    }
-    for (const std::uint8_t bits : format.join_bits) {
-      if (bits > 5) return false;
-    }
+    if (*std::max_element(format.level_bits.begin(), format.level_bits.begin() + 4) > 5)
+      return false;
     return 2 * format.level_bits[0] + format.level_bits[1] <= 16;
   }
 
   void add_codebook(const AngleCodebook& codebook) {
     const std::size_t mask = codebook.centroids().size() - 1;
-    Lanes cosine, sine;
+    Lanes64 cosine, sine;
     FloatLanes float_cosine, float_sine;
-    for (std::size_t i = 0; i < 32; ++i) {
+    float entries[2][64];
+    for (std::size_t i = 0; i < 64; ++i) {
       const SinCos s = fixed_sin_cos_full(codebook.centroids()[i & mask]);
-      cosine.values[i] = to_fraction(s.cos);
-      sine.values[i] = to_fraction(s.sin);
-      float_cosine.values[i] = static_cast<float>(s.cos);
-      float_sine.values[i] = static_cast<float>(s.sin);
+      (i < 32 ? cosine.low : cosine.high).values[i % 32] = to_fraction(s.cos);
+      (i < 32 ? sine.low : sine.high).values[i % 32] = to_fraction(s.sin);
+      entries[0][i] = static_cast<float>(s.cos);
+      entries[1][i] = static_cast<float>(s.sin);
+      if (i >= 32) continue;
+      float_cosine.values[i] = entries[0][i];
+      float_sine.values[i] = entries[1][i];
     }
     cosines.push_back(cosine);
     sines.push_back(sine);
     float_cosines.push_back(float_cosine);
     float_sines.push_back(float_sine);
+    for (const float(&half)[64] : entries) float_tables.insert(float_tables.end(), half, half + 64);
   }
 
   void combine(const CodebookSet& codebooks) {
@@ -170,23 +194,19 @@ struct TileTables {
     }
   }
 
-  static Window window_at(const CodeLayout& layout, CodeLayout::Field field) {
-    const std::size_t num_words = (layout.num_bytes() + 1) / 2;
-    const std::size_t word = std::min<std::size_t>(field.bit_offset / 16, num_words - 1);
-    return {static_cast<std::uint16_t>(word),
-            static_cast<std::uint16_t>(std::min(word + 1, num_words - 1)),
-            static_cast<std::uint16_t>(field.bit_offset % 16)};
+  Window window_at(CodeLayout::Field field) const {
+    constexpr std::size_t kRowBytes = 2 * kTileTokens;
+    const std::size_t row = std::min<std::size_t>(field.bit_offset / 16, num_words - 1);
+    return {static_cast<std::uint32_t>(row * kRowBytes),
+            static_cast<std::uint32_t>(std::min(row + 1, num_words - 1) * kRowBytes),
+            field.bit_offset % 16};
   }
 
-  void add_window(const CodeLayout& layout, CodeLayout::Field field) {
-    windows.push_back(window_at(layout, field));
-  }
-
-  void add_node(const CodeLayout& layout, std::size_t target, std::size_t left, std::size_t right,
-                CodeLayout::Field field, std::size_t table) {
+  void add_node(std::size_t target, std::size_t left, std::size_t right, CodeLayout::Field field,
+                std::size_t table) {
     nodes.push_back({static_cast<std::uint16_t>(target), static_cast<std::uint16_t>(left),
                      static_cast<std::uint16_t>(right), static_cast<std::uint16_t>(table),
-                     window_at(layout, field)});
+                     static_cast<std::uint16_t>(field.num_bits), window_at(field)});
   }
 };
 

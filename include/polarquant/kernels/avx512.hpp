@@ -51,80 +51,33 @@ struct TileKernels {
     if constexpr (kFixed) {
       prepare_query_fixed(tables, query, own);
     } else {
-      prepare_query_float(tables, query, own + 16);
+      std::copy_n(query, tables.head_dim(), own);
     }
-  }
-
-  template <bool kShared>
-  static void score_rows(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
-                         Rows<const float> prepared, const loops::TileScratch<float>& scratch,
-                         Rows<float> scores) {
-    const bool odd = tables.layout.num_bytes() % 2 != 0;
-    const auto kernel = tables.tile_tables.combined
-                            ? (odd ? score_tiles_fixed<true, true, kShared>
-                                   : score_tiles_fixed<true, false, kShared>)
-                            : (odd ? score_tiles_fixed<false, true, kShared>
-                                   : score_tiles_fixed<false, false, kShared>);
-    kernel(tables, tiles, num_tiles, prepared, reinterpret_cast<Lanes*>(scratch.values), scores);
   }
 
   static void score_tiles(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
                           Rows<const float> prepared, const loops::TileScratch<float>& scratch,
                           Rows<float> scores) {
+    const Rows<const float> own = {prepared.data + tables.tile_tables_offset(), prepared.count,
+                                   prepared.stride};
     if constexpr (kFixed) {
-      for (std::size_t row = 0; row < prepared.count; row += kMaxSharedRows) {
-        const std::size_t count = std::min(kMaxSharedRows, prepared.count - row);
-        const auto score = count == 1 ? score_rows<false> : score_rows<true>;
-        score(tables, tiles, num_tiles, {prepared.row(row), count, prepared.stride}, scratch,
-              {scores.row(row), count, scores.stride});
-      }
+      score_tiles_fixed(tables, tiles, num_tiles, own, scratch.kernel, scores);
     } else {
-      const bool odd = tables.layout.num_bytes() % 2 != 0;
       const auto kernel =
-          needs_wide_tables(tables)
-              ? (odd ? score_tiles_float<true, true> : score_tiles_float<true, false>)
-              : (odd ? score_tiles_float<false, true> : score_tiles_float<false, false>);
-      for (std::size_t row = 0; row < prepared.count; ++row) {
-        kernel(tables, tiles, num_tiles, prepared.row(row), scratch.values, scores.row(row));
-      }
+          needs_wide_tables(tables) ? score_tiles_float<true> : score_tiles_float<false>;
+      kernel(tables, tiles, num_tiles, own, scratch.kernel, scores);
     }
-  }
-
-  template <std::size_t kRows>
-  static void accumulate_rows(const CodecTables& tables, const std::byte* tiles,
-                              std::size_t num_tiles, Rows<const float> weights,
-                              const loops::TileScratch<float>& scratch, Rows<float> sums) {
-    const bool odd = tables.layout.num_bytes() % 2 != 0;
-    const auto kernel = tables.tile_tables.combined
-                            ? (odd ? accumulate_tiles_fixed<true, true, kRows>
-                                   : accumulate_tiles_fixed<true, false, kRows>)
-                            : (odd ? accumulate_tiles_fixed<false, true, kRows>
-                                   : accumulate_tiles_fixed<false, false, kRows>);
-    kernel(tables, tiles, num_tiles, weights, reinterpret_cast<Lanes*>(scratch.values), sums);
   }
 
   static void accumulate_tiles(const CodecTables& tables, const std::byte* tiles,
                                std::size_t num_tiles, Rows<const float> weights,
                                const loops::TileScratch<float>& scratch, Rows<float> sums) {
     if constexpr (kFixed) {
-      std::size_t row = 0;
-      for (; row + 2 <= weights.count; row += 2) {
-        accumulate_rows<2>(tables, tiles, num_tiles, {weights.row(row), 2, weights.stride}, scratch,
-                           {sums.row(row), 2, sums.stride});
-      }
-      if (row < weights.count) {
-        accumulate_rows<1>(tables, tiles, num_tiles, {weights.row(row), 1, weights.stride}, scratch,
-                           {sums.row(row), 1, sums.stride});
-      }
+      accumulate_tiles_fixed(tables, tiles, num_tiles, weights, scratch.kernel, sums);
     } else {
-      const bool odd = tables.layout.num_bytes() % 2 != 0;
       const auto kernel =
-          needs_wide_tables(tables)
-              ? (odd ? accumulate_tiles_float<true, true> : accumulate_tiles_float<true, false>)
-              : (odd ? accumulate_tiles_float<false, true> : accumulate_tiles_float<false, false>);
-      for (std::size_t row = 0; row < weights.count; ++row) {
-        kernel(tables, tiles, num_tiles, weights.row(row), scratch.values, sums.row(row));
-      }
+          needs_wide_tables(tables) ? accumulate_tiles_float<true> : accumulate_tiles_float<false>;
+      kernel(tables, tiles, num_tiles, weights, scratch.kernel, sums);
     }
   }
 };

@@ -1,7 +1,7 @@
-// What the kernels on tiles share on AVX-512: reading the fields of 32 vectors.
+// What the kernels on tiles share on AVX-512: reading the indices of 32 vectors.
 //
-// They need VBMI2 (a shift across two words) and VNNI (products of 16 bits summed in 32) beside F,
-// BW, DQ and VL.
+// They need VBMI2 (a rotation of 16-bit words) and VNNI (products of 16 bits summed in 32) beside
+// F, BW, DQ and VL.
 #pragma once
 
 #include <cstddef>
@@ -42,42 +42,68 @@ static_assert(kTileTokens == 32, "a row of a tile is one register of 16-bit word
 POLARQUANT_AVX512_INLINE __m512i load(const Lanes& lanes) {
   return _mm512_load_si512(lanes.values);
 }
-
-// Word `word` of the 32 vectors of a tile. The last row of an odd code has bytes.
-template <bool kOdd>
-POLARQUANT_AVX512_INLINE __m512i load_row(const std::byte* tile, std::size_t word,
-                                          std::size_t num_words) {
-  const std::byte* const row = tile + word * 64;
-  if (kOdd && word + 1 == num_words) {
-    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row)));
-  }
-  return _mm512_loadu_si512(row);
+POLARQUANT_AVX512_INLINE void store(Lanes& lanes, __m512i words) {
+  _mm512_store_si512(lanes.values, words);
 }
 
-// Where a field's window lies, ready for use: kept in registers while tiles stream by.
-struct Window {
-  std::size_t low_word;
-  std::size_t high_word;
-  __m512i shift;
+// Tiles that follow each other, aligned, all of their rows of words.
+struct TileRun {
+  const std::byte* tiles;
+  std::size_t tile_size;
+  std::size_t count;
 };
 
-POLARQUANT_AVX512_INLINE Window make_window(const TileTables::Window& window) {
-  return {window.low_word, window.high_word, _mm512_set1_epi16(static_cast<short>(window.shift))};
+// A run of tiles as the kernels read them. Codes with an odd number of bytes are copied to `copy`,
+// [count * num_words], with their last row of bytes widened.
+POLARQUANT_AVX512_INLINE TileRun run_of(const TileTables& tile_tables, const std::byte* tiles,
+                                        std::size_t tile_size, std::size_t count, Lanes* copy) {
+  if (!tile_tables.has_byte_row) return {tiles, tile_size, count};
+  const std::size_t last = tile_tables.num_words - 1;
+  Lanes* next = copy;
+  for (std::size_t n = 0; n < count; ++n) {
+    const std::byte* const tile = tiles + n * tile_size;
+    for (std::size_t row = 0; row < last; ++row) {
+      store(*next++, _mm512_loadu_si512(tile + row * 64));
+    }
+    store(*next++, _mm512_cvtepu8_epi16(
+                       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tile + last * 64))));
+  }
+  return {reinterpret_cast<const std::byte*>(copy), (last + 1) * 64, count};
 }
 
-// The 16 bits from a field's first bit on, of 32 vectors.
-template <bool kOdd>
-POLARQUANT_AVX512_INLINE __m512i load_window(const std::byte* tile, const Window& window,
-                                             std::size_t num_words) {
-  return _mm512_shrdv_epi16(load_row<kOdd>(tile, window.low_word, num_words),
-                            load_row<kOdd>(tile, window.high_word, num_words), window.shift);
+struct Shifts {
+  Lanes lanes[16];
+
+  constexpr Shifts() : lanes() {
+    for (int shift = 0; shift < 16; ++shift) {
+      for (std::int16_t& lane : lanes[shift].values) lane = static_cast<std::int16_t>(shift);
+    }
+  }
+};
+inline constexpr Shifts kShifts;
+
+// Where a window lies in any tile.
+struct WindowPlace {
+  std::size_t low;
+  std::size_t high;
+  __m512i shift;
+
+  // The 16 bits from the window's first bit on.
+  POLARQUANT_AVX512_INLINE __m512i load(const std::byte* tile) const {
+    return _mm512_shrdv_epi16(_mm512_load_si512(tile + low), _mm512_load_si512(tile + high), shift);
+  }
+};
+POLARQUANT_AVX512_INLINE WindowPlace place_of(const TileTables::Window& window) {
+  return {window.low, window.high, _mm512_load_si512(kShifts.lanes[window.shift].values)};
 }
 
-// a cos + b sin, the index taken from the low bits of `window`.
-POLARQUANT_AVX512_INLINE __m512i fold(__m512i a, __m512i b, __m512i window, __m512i cosines,
-                                      __m512i sines) {
-  return _mm512_add_epi16(_mm512_mulhrs_epi16(a, _mm512_permutexvar_epi16(window, cosines)),
-                          _mm512_mulhrs_epi16(b, _mm512_permutexvar_epi16(window, sines)));
+POLARQUANT_AVX512_INLINE __m512i look_up(__m512i table, __m512i index) {
+  return _mm512_permutexvar_epi16(index, table);
+}
+
+// Of up to 64 entries.
+POLARQUANT_AVX512_INLINE __m512i look_up(const Lanes64& table, __m512i index) {
+  return _mm512_permutex2var_epi16(load(table.low), index, load(table.high));
 }
 
 POLARQUANT_AVX512_INLINE __m512 low_half(__m512i words) {

@@ -1,4 +1,5 @@
-// Scores on codes in 16-bit fixed point on AVX-512.
+// Scores on codes in 16-bit fixed point on AVX-512: a single query is contracted up the tree; for
+// several a block is decoded once and multiplied with all of them.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 
 #include "polarquant/codec_tables.hpp"
 #include "polarquant/kernels/avx512_common.hpp"
+#include "polarquant/kernels/avx512_fixed_blocks.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
@@ -36,9 +38,11 @@ POLARQUANT_AVX512_INLINE void tabulate(float x, float y, const Lanes& cosines, c
   _mm256_store_si256(halves + 1, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(high)));
 }
 
-// The tables of one rotated query in 16 bits: what a subtree of two levels (or a pair) contributes,
-// per index. Scaled so that the whole query has norm 32000: no sum on the way up can overflow.
-// prepared[0] becomes the scale's inverse.
+// A prepared query: [0] the inverse of its scale; from 16 on the 32-bit pairs (q of block i, of
+// block num_pairs + i), [16 num_pairs]; then the tables of a single query, [num_query_lanes()]
+// Lanes: what a subtree of two levels (or a pair) contributes, per index.
+//
+// Scaled so that the whole query has norm 32000: no sum on the way can overflow.
 POLARQUANT_TARGET_AVX512_TILES inline void prepare_query_fixed(const CodecTables& tables,
                                                                const float* query,
                                                                float* prepared) {
@@ -51,7 +55,14 @@ POLARQUANT_TARGET_AVX512_TILES inline void prepare_query_fixed(const CodecTables
   const float scale =
       norm2 > 0.0 ? static_cast<float>(std::min(32000.0 / std::sqrt(norm2), 1e37)) : 0.0f;
   prepared[0] = norm2 > 0.0 ? 1.0f / scale : 0.0f;
-  Lanes* out = reinterpret_cast<Lanes*>(prepared + 16);
+  std::int16_t* const pairs = reinterpret_cast<std::int16_t*>(prepared + 16);
+  const std::size_t half = 16 * tile_tables.num_pairs;
+  for (std::size_t i = 0; i < half; ++i) {
+    const float odd = half + i < tables.head_dim() ? query[half + i] : 0.0f;
+    pairs[2 * i] = static_cast<std::int16_t>(std::lrint(query[i] * scale));
+    pairs[2 * i + 1] = static_cast<std::int16_t>(std::lrint(odd * scale));
+  }
+  Lanes* out = reinterpret_cast<Lanes*>(prepared + 16 + half);
   const float unit = scale / 32768.0f;  // Fractions come in units of 2^-15.
   for (std::size_t pair = 0; pair < tables.head_dim() / 2; ++pair) {
     const float x = query[2 * pair] * unit;
@@ -63,219 +74,211 @@ POLARQUANT_TARGET_AVX512_TILES inline void prepare_query_fixed(const CodecTables
       tabulate(x, y, cosines.low, sines.low, *out++);
       tabulate(x, y, cosines.high, sines.high, *out++);
     } else {
-      tabulate(x, y, tile_tables.cosines[0], tile_tables.sines[0], *out++);
+      tabulate(x, y, tile_tables.cosines[0].low, tile_tables.sines[0].low, *out++);
     }
   }
 }
 
-// What the contraction of one block needs, loaded once for many tiles.
-template <bool kCombined>
-struct BlockQuery {
-  Window windows[TileTables::kWindowsPerBlock];
-  __m512i tables[kCombined ? 16 : 8];
-  __m512i second_shift;
-  __m512i third_shift;
-  __m512i cosines[3];  // of levels 2 to 4
-  __m512i sines[3];
-};
-
-template <bool kCombined>
-POLARQUANT_AVX512_INLINE void load_block(const TileTables& tile_tables, std::size_t block,
-                                         const Lanes* query, BlockQuery<kCombined>& out) {
-#pragma GCC unroll 7
-  for (std::size_t k = 0; k < TileTables::kWindowsPerBlock; ++k) {
-    out.windows[k] = make_window(tile_tables.windows[block * TileTables::kWindowsPerBlock + k]);
+// sums[row][n][half] += the products of kRows queries with a decoded pair of blocks, kTiles tiles.
+template <std::size_t kRows, std::size_t kTiles>
+POLARQUANT_AVX512_INLINE void multiply_queries(const Lanes* vectors, Rows<const float> queries,
+                                               std::size_t first_entry, Lanes* sums) {
+  __m512i totals[kRows][2 * kTiles];
+#pragma GCC unroll 4
+  for (std::size_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 4
+    for (std::size_t k = 0; k < 2 * kTiles; ++k) {
+      totals[row][k] = load(sums[row * kRun * 2 + k]);
+    }
   }
-  constexpr std::size_t kNumTables = kCombined ? 16 : 8;
-#pragma GCC unroll 16
-  for (std::size_t k = 0; k < kNumTables; ++k) {
-    out.tables[k] = load(query[block * kNumTables + k]);
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < 16; ++i) {
+    __m512i own[2 * kTiles];
+#pragma GCC unroll 4
+    for (std::size_t k = 0; k < 2 * kTiles; ++k) own[k] = load(vectors[k * 16 + i]);
+#pragma GCC unroll 4
+    for (std::size_t row = 0; row < kRows; ++row) {
+      const __m512i query = _mm512_set1_epi32(
+          reinterpret_cast<const std::int32_t*>(queries.row(row))[first_entry + i]);
+#pragma GCC unroll 4
+      for (std::size_t k = 0; k < 2 * kTiles; ++k) {
+        totals[row][k] = _mm512_dpwssd_epi32(totals[row][k], own[k], query);
+      }
+    }
   }
-  out.second_shift = _mm512_set1_epi16(static_cast<short>(tile_tables.first_bits));
-  out.third_shift =
-      _mm512_set1_epi16(static_cast<short>(tile_tables.first_bits + tile_tables.second_bits));
-#pragma GCC unroll 3
-  for (std::size_t k = 0; k < 3; ++k) {
-    out.cosines[k] = load(tile_tables.cosines[k + 1]);
-    out.sines[k] = load(tile_tables.sines[k + 1]);
+#pragma GCC unroll 4
+  for (std::size_t row = 0; row < kRows; ++row) {
+#pragma GCC unroll 4
+    for (std::size_t k = 0; k < 2 * kTiles; ++k) {
+      store(sums[row * kRun * 2 + k], totals[row][k]);
+    }
   }
 }
 
-// What a block contributes to the scores of 32 vectors, before the radius.
-template <bool kCombined, bool kOdd>
-POLARQUANT_AVX512_INLINE __m512i contract_block(const BlockQuery<kCombined>& block,
-                                                const std::byte* tile, std::size_t num_words) {
-  __m512i v[4];
+template <std::size_t kRows>
+POLARQUANT_TARGET_AVX512_TILES void multiply_queries(const Lanes* vectors, std::size_t num_tiles,
+                                                     Rows<const float> queries,
+                                                     std::size_t first_entry, Lanes* sums) {
+  std::size_t n = 0;
+  for (; n + 2 <= num_tiles; n += 2) {
+    multiply_queries<kRows, 2>(vectors + 32 * n, queries, first_entry, sums + 2 * n);
+  }
+  if (n < num_tiles) {
+    multiply_queries<kRows, 1>(vectors + 32 * n, queries, first_entry, sums + 2 * n);
+  }
+}
+
+// Up to kMaxRows rows, up to kRun tiles.
+POLARQUANT_AVX512_INLINE void score_run_fixed(const CodecTables& tables, const TileRun& run,
+                                              const FixedScratch& memory,
+                                              Rows<const float> prepared, Rows<float> scores) {
+  const TileTables& tile_tables = tables.tile_tables;
+  weigh_blocks_fixed(tables, run, memory.weights, memory.radii);
+  for (std::size_t k = 0; k < prepared.count * kRun * 2; ++k) {
+    store(memory.sums[k], _mm512_setzero_si512());
+  }
+  const Rows<const float> queries = {prepared.data + 16, prepared.count, prepared.stride};
+  for (std::size_t pair = 0; pair < tile_tables.num_pairs; ++pair) {
+    // Where there is no partner, the query has zeros.
+    const std::size_t partner =
+        tile_tables.num_pairs + pair < tile_tables.num_blocks ? tile_tables.num_pairs + pair : pair;
+    expand_block_pairs(tile_tables, run, pair, partner, memory.weights, memory.vectors);
+    for (std::size_t row = 0; row < prepared.count; row += kSharedRows) {
+      const Rows<const float> own = {queries.row(row), 0, queries.stride};
+      Lanes* const sums = memory.sums + row * kRun * 2;
+      switch (std::min(kSharedRows, prepared.count - row)) {
+        case 1:
+          multiply_queries<1>(memory.vectors, run.count, own, 16 * pair, sums);
+          break;
+        case 2:
+          multiply_queries<2>(memory.vectors, run.count, own, 16 * pair, sums);
+          break;
+        case 3:
+          multiply_queries<3>(memory.vectors, run.count, own, 16 * pair, sums);
+          break;
+        default:
+          multiply_queries<4>(memory.vectors, run.count, own, 16 * pair, sums);
+      }
+    }
+  }
+  for (std::size_t row = 0; row < prepared.count; ++row) {
+    const __m512 unit = _mm512_set1_ps(prepared.row(row)[0] * 0x1p-15f);
+    for (std::size_t n = 0; n < run.count; ++n) {
+      const __m512 low = _mm512_cvtepi32_ps(load(memory.sums[(row * kRun + n) * 2]));
+      const __m512 high = _mm512_cvtepi32_ps(load(memory.sums[(row * kRun + n) * 2 + 1]));
+      for (std::size_t first = 0; first < 32; first += 16) {
+        const __m512 factor = _mm512_mul_ps(unit, _mm512_loadu_ps(memory.radii + n * 32 + first));
+        _mm512_storeu_ps(scores.row(row) + n * 32 + first,
+                         _mm512_mul_ps(factor, in_order(low, high, first)));
+      }
+    }
+  }
+}
+
+// What a block contributes to the product of one query with 32 vectors of norm 1. tables: of the
+// query, for this block, in registers as far as they go.
+template <bool kCombined>
+POLARQUANT_AVX512_INLINE __m512i contract_block(const FixedLevels& levels, const __m512i* query,
+                                                const BlockPlaces& places, const std::byte* tile) {
+  __m512i values[4];
 #pragma GCC unroll 4
   for (std::size_t k = 0; k < 4; ++k) {
-    const __m512i window = load_window<kOdd>(tile, block.windows[k], num_words);
-    const __m512i second = _mm512_srlv_epi16(window, block.second_shift);
-    if (kCombined) {
-      v[k] = _mm512_add_epi16(
-          _mm512_permutex2var_epi16(block.tables[4 * k], window, block.tables[4 * k + 1]),
-          _mm512_permutex2var_epi16(block.tables[4 * k + 2], second, block.tables[4 * k + 3]));
+    const __m512i window = places.windows[k].load(tile);
+    const __m512i second = _mm512_srlv_epi16(window, levels.second_shift);
+    if constexpr (kCombined) {
+      values[k] =
+          _mm512_add_epi16(_mm512_permutex2var_epi16(query[4 * k], window, query[4 * k + 1]),
+                           _mm512_permutex2var_epi16(query[4 * k + 2], second, query[4 * k + 3]));
     } else {
-      const __m512i third = _mm512_srlv_epi16(window, block.third_shift);
-      v[k] = fold(_mm512_permutexvar_epi16(window, block.tables[2 * k]),
-                  _mm512_permutexvar_epi16(third, block.tables[2 * k + 1]), second,
-                  block.cosines[0], block.sines[0]);
+      const __m512i third = _mm512_srlv_epi16(window, levels.third_shift);
+      values[k] = fold(look_up(query[2 * k], window), look_up(query[2 * k + 1], third), second,
+                       levels.cosines[1], levels.sines[1]);
     }
   }
-  v[0] = fold(v[0], v[1], load_window<kOdd>(tile, block.windows[4], num_words), block.cosines[1],
-              block.sines[1]);
-  v[1] = fold(v[2], v[3], load_window<kOdd>(tile, block.windows[5], num_words), block.cosines[1],
-              block.sines[1]);
-  return fold(v[0], v[1], load_window<kOdd>(tile, block.windows[6], num_words), block.cosines[2],
-              block.sines[2]);
+  return fold(
+      fold(values[0], values[1], places.windows[4].load(tile), levels.cosines[2], levels.sines[2]),
+      fold(values[2], values[3], places.windows[5].load(tile), levels.cosines[2], levels.sines[2]),
+      places.windows[6].load(tile), levels.cosines[3], levels.sines[3]);
 }
-
-// What one tile brings to the contraction of one block, the same for every query: the indices of
-// level 1, and the cosines and sines of levels 3 and 4 (and of level 2, if that is not combined).
-template <bool kCombined>
-struct BlockIndices {
-  __m512i first[4];
-  __m512i second[4];  // combined: (joining index, index); else the second
-                      // level-1 index
-  __m512i cosines2[kCombined ? 1 : 4];
-  __m512i sines2[kCombined ? 1 : 4];
-  __m512i cosines[3];  // of the two level-3 nodes, the level-4 node
-  __m512i sines[3];
-};
-
-template <bool kCombined, bool kOdd>
-POLARQUANT_AVX512_INLINE void load_indices(const BlockQuery<kCombined>& block,
-                                           const std::byte* tile, std::size_t num_words,
-                                           BlockIndices<kCombined>& out) {
-#pragma GCC unroll 4
-  for (std::size_t k = 0; k < 4; ++k) {
-    const __m512i window = load_window<kOdd>(tile, block.windows[k], num_words);
-    const __m512i second = _mm512_srlv_epi16(window, block.second_shift);
-    out.first[k] = window;
-    if (kCombined) {
-      out.second[k] = second;
-    } else {
-      out.second[k] = _mm512_srlv_epi16(window, block.third_shift);
-      out.cosines2[k] = _mm512_permutexvar_epi16(second, block.cosines[0]);
-      out.sines2[k] = _mm512_permutexvar_epi16(second, block.sines[0]);
-    }
-  }
-#pragma GCC unroll 3
-  for (std::size_t k = 0; k < 3; ++k) {
-    const __m512i window = load_window<kOdd>(tile, block.windows[4 + k], num_words);
-    out.cosines[k] = _mm512_permutexvar_epi16(window, block.cosines[k < 2 ? 1 : 2]);
-    out.sines[k] = _mm512_permutexvar_epi16(window, block.sines[k < 2 ? 1 : 2]);
-  }
-}
-
-POLARQUANT_AVX512_INLINE __m512i rotate_pair(__m512i a, __m512i b, __m512i cosine, __m512i sine) {
-  return _mm512_add_epi16(_mm512_mulhrs_epi16(a, cosine), _mm512_mulhrs_epi16(b, sine));
-}
-
-// As contract_block, for one of several queries: its tables come from memory.
-template <bool kCombined>
-POLARQUANT_AVX512_INLINE __m512i contract_indices(const BlockIndices<kCombined>& indices,
-                                                  const Lanes* query) {
-  __m512i v[4];
-#pragma GCC unroll 4
-  for (std::size_t k = 0; k < 4; ++k) {
-    if (kCombined) {
-      v[k] = _mm512_add_epi16(
-          _mm512_permutex2var_epi16(load(query[4 * k]), indices.first[k], load(query[4 * k + 1])),
-          _mm512_permutex2var_epi16(load(query[4 * k + 2]), indices.second[k],
-                                    load(query[4 * k + 3])));
-    } else {
-      v[k] = rotate_pair(_mm512_permutexvar_epi16(indices.first[k], load(query[2 * k])),
-                         _mm512_permutexvar_epi16(indices.second[k], load(query[2 * k + 1])),
-                         indices.cosines2[k], indices.sines2[k]);
-    }
-  }
-  return rotate_pair(rotate_pair(v[0], v[1], indices.cosines[0], indices.sines[0]),
-                     rotate_pair(v[2], v[3], indices.cosines[1], indices.sines[1]),
-                     indices.cosines[2], indices.sines[2]);
-}
-
-// Queries that share the reading of the codes.
-inline constexpr std::size_t kMaxSharedRows = 4;
 
 POLARQUANT_AVX512_INLINE void add_scores(const std::byte* tile, std::size_t block, __m512i value,
-                                         __m512 inverse_scale, float* scores) {
-  const __m512 low = _mm512_mul_ps(inverse_scale, load_radii(tile, block, 0));
-  const __m512 high = _mm512_mul_ps(inverse_scale, load_radii(tile, block, 16));
+                                         __m512 unit, float* scores) {
+  const __m512 low = _mm512_mul_ps(unit, load_radii(tile, block, 0));
+  const __m512 high = _mm512_mul_ps(unit, load_radii(tile, block, 16));
   _mm512_storeu_ps(scores, _mm512_fmadd_ps(low, low_half(value), _mm512_loadu_ps(scores)));
   _mm512_storeu_ps(scores + 16,
                    _mm512_fmadd_ps(high, high_half(value), _mm512_loadu_ps(scores + 16)));
 }
 
-// One row (kShared false; its tables stay in registers), or up to kMaxSharedRows rows that share
-// the reading of the codes. values: [rows, num_blocks, num_tiles].
-template <bool kCombined, bool kOdd, bool kShared>
-POLARQUANT_TARGET_AVX512_TILES void score_tiles_fixed(const CodecTables& tables,
-                                                      const std::byte* tiles, std::size_t num_tiles,
-                                                      Rows<const float> prepared, Lanes* values,
-                                                      Rows<float> scores) {
+// One row, up to kRun tiles, never decoded: the query is contracted up the tree.
+template <bool kCombined>
+POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, const TileRun& run,
+                                                 const FixedScratch& memory, const float* prepared,
+                                                 float* scores) {
   const TileTables& tile_tables = tables.tile_tables;
-  const std::size_t num_bytes = tables.layout.num_bytes();
-  const std::size_t num_words = (num_bytes + 1) / 2;
-  const std::size_t tile_size = tile_bytes(num_bytes);
-  const std::size_t row_size = tile_tables.num_blocks * num_tiles;
-  const std::size_t num_tables = kCombined ? 16 : 8;
-  const bool block_radii = tables.num_radii() == tile_tables.num_blocks;
-  const Lanes* queries[kMaxSharedRows];
-  __m512 inverse_scales[kMaxSharedRows];
-  for (std::size_t row = 0; row < prepared.count; ++row) {
-    const float* const own = prepared.row(row) + tables.tile_tables_offset();
-    inverse_scales[row] = _mm512_set1_ps(own[0]);
-    queries[row] = reinterpret_cast<const Lanes*>(own + 16);
-    std::fill_n(scores.row(row), num_tiles * kTileTokens, 0.0f);
-  }
+  const bool block_radii = tables.num_radii() > 1;
+  const FixedLevels levels = load_fixed_levels(tile_tables);
+  constexpr std::size_t kNumTables = kCombined ? 16 : 8;
+  const Lanes* const query =
+      reinterpret_cast<const Lanes*>(prepared + 16 + 16 * tile_tables.num_pairs);
+  const __m512 unit = _mm512_set1_ps(prepared[0]);
+  Lanes* const values = memory.weights;  // [num_blocks, run.count]
+  std::fill_n(scores, run.count * kTileTokens, 0.0f);
   for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
-    BlockQuery<kCombined> block_query;
-    load_block<kCombined>(tile_tables, block, queries[0], block_query);
-    for (std::size_t n = 0; n < num_tiles; ++n) {
-      const std::byte* const tile = tiles + n * tile_size;
-      if (!kShared) {
-        const __m512i value = contract_block<kCombined, kOdd>(block_query, tile, num_words);
-        if (block_radii) {
-          add_scores(tile, block, value, inverse_scales[0], scores.row(0) + n * kTileTokens);
-        } else {
-          _mm512_store_si512(values + block * num_tiles + n, value);
-        }
-        continue;
-      }
-      BlockIndices<kCombined> indices;
-      load_indices<kCombined, kOdd>(block_query, tile, num_words, indices);
-      for (std::size_t row = 0; row < prepared.count; ++row) {
-        const __m512i value =
-            contract_indices<kCombined>(indices, queries[row] + block * num_tables);
-        if (block_radii) {
-          add_scores(tile, block, value, inverse_scales[row], scores.row(row) + n * kTileTokens);
-        } else {
-          _mm512_store_si512(values + row * row_size + block * num_tiles + n, value);
-        }
+    const BlockPlaces places = places_of(tile_tables, block);
+    __m512i own[kNumTables];
+#pragma GCC unroll 16
+    for (std::size_t k = 0; k < kNumTables; ++k) own[k] = load(query[block * kNumTables + k]);
+    for (std::size_t n = 0; n < run.count; ++n) {
+      const std::byte* const tile = run.tiles + n * run.tile_size;
+      const __m512i value = contract_block<kCombined>(levels, own, places, tile);
+      if (block_radii) {
+        add_scores(tile, block, value, unit, scores + n * kTileTokens);
+      } else {
+        store(values[block * run.count + n], value);
       }
     }
   }
   if (block_radii) return;
   for (const TileTables::Node& node : tile_tables.nodes) {
-    const Window window = make_window(node.window);
-    const __m512i cosines = load(tile_tables.cosines[node.table]);
-    const __m512i sines = load(tile_tables.sines[node.table]);
-    for (std::size_t n = 0; n < num_tiles; ++n) {
-      const __m512i index = load_window<kOdd>(tiles + n * tile_size, window, num_words);
-      const __m512i cosine = _mm512_permutexvar_epi16(index, cosines);
-      const __m512i sine = _mm512_permutexvar_epi16(index, sines);
-      for (std::size_t row = 0; row < prepared.count; ++row) {
-        Lanes* const own = values + row * row_size + n;
-        _mm512_store_si512(own + node.target * num_tiles,
-                           rotate_pair(load(own[node.left * num_tiles]),
-                                       load(own[node.right * num_tiles]), cosine, sine));
-      }
+    const WindowPlace place = place_of(node.window);
+    const Lanes64& cosines = tile_tables.cosines[node.table];
+    const Lanes64& sines = tile_tables.sines[node.table];
+    Lanes* const target = values + node.target * run.count;
+    const Lanes* const left = values + node.left * run.count;
+    const Lanes* const right = values + node.right * run.count;
+    for (std::size_t n = 0; n < run.count; ++n) {
+      const __m512i index = place.load(run.tiles + n * run.tile_size);
+      const bool is_wide = node.num_bits > 5;
+      const __m512i cosine = is_wide ? look_up(cosines, index) : look_up(load(cosines.low), index);
+      const __m512i sine = is_wide ? look_up(sines, index) : look_up(load(sines.low), index);
+      store(target[n], _mm512_add_epi16(times(load(left[n]), cosine), times(load(right[n]), sine)));
     }
   }
-  for (std::size_t row = 0; row < prepared.count; ++row) {
-    for (std::size_t n = 0; n < num_tiles; ++n) {
-      add_scores(tiles + n * tile_size, 0, load(values[row * row_size + n]), inverse_scales[row],
-                 scores.row(row) + n * kTileTokens);
+  for (std::size_t n = 0; n < run.count; ++n) {
+    add_scores(run.tiles + n * run.tile_size, 0, load(values[n]), unit, scores + n * kTileTokens);
+  }
+}
+
+// scores: [rows, num_tiles kTileTokens]. prepared: see prepare_query_fixed.
+POLARQUANT_TARGET_AVX512_TILES inline void score_tiles_fixed(
+    const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
+    Rows<const float> prepared, std::byte* scratch, Rows<float> scores) {
+  const FixedScratch memory(tables.tile_tables, scratch);
+  const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
+  for (std::size_t first = 0; first < num_tiles; first += kRun) {
+    const TileRun run = run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
+                               std::min(kRun, num_tiles - first), memory.copy);
+    float* const out = scores.data + first * kTileTokens;
+    if (prepared.count == 1) {
+      const auto contract = tables.tile_tables.combined ? contract_run<true> : contract_run<false>;
+      contract(tables, run, memory, prepared.data, out);
+      continue;
+    }
+    for (std::size_t row = 0; row < prepared.count; row += TileTables::kMaxRows) {
+      const std::size_t count = std::min(TileTables::kMaxRows, prepared.count - row);
+      score_run_fixed(tables, run, memory, {prepared.row(row), count, prepared.stride},
+                      {out + row * scores.stride, count, scores.stride});
     }
   }
 }

@@ -1,4 +1,4 @@
-// Scores and weighted sums on codes in float on AVX-512.
+// Scores and weighted sums in float on AVX-512: tiles are decoded once for all queries.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
+#include "polarquant/rows.hpp"
 #include "polarquant/tile_tables.hpp"
 #include "polarquant/version.hpp"
 
@@ -38,32 +39,28 @@ POLARQUANT_AVX512_INLINE __m512 look_up(const FloatTable<kWide>& table, __m512i 
                : _mm512_permutexvar_ps(index, table.low);
 }
 
-// The window of sixteen of the 32 vectors, as 32-bit numbers.
-POLARQUANT_AVX512_INLINE __m512i widen(__m512i window, std::size_t half) {
-  return _mm512_cvtepu16_epi32(half == 0 ? _mm512_castsi512_si256(window)
-                                         : _mm512_extracti64x4_epi64(window, 1));
+// The words of vectors 16 half .. 16 half + 15, as 32-bit numbers.
+POLARQUANT_AVX512_INLINE __m512i widen(const Lanes& words, std::size_t half) {
+  return _mm512_cvtepu16_epi32(
+      _mm256_load_si256(reinterpret_cast<const __m256i*>(words.values + 16 * half)));
 }
 
-// Tables of the levels within a block, loaded once for many tiles.
+// Cosines and sines of levels 1 to 4.
 template <bool kWide>
-struct LevelTables {
+struct FloatLevels {
   FloatTable<kWide> cosines[4];
   FloatTable<kWide> sines[4];
-  __m128i second_shift;
-  __m128i third_shift;
 };
 
 template <bool kWide>
-POLARQUANT_AVX512_INLINE LevelTables<kWide> load_levels(const TileTables& tile_tables) {
-  LevelTables<kWide> out;
+POLARQUANT_AVX512_INLINE FloatLevels<kWide> load_float_levels(const TileTables& tile_tables) {
+  FloatLevels<kWide> levels;
 #pragma GCC unroll 4
   for (std::size_t k = 0; k < 4; ++k) {
-    out.cosines[k] = load_table<kWide>(tile_tables.float_cosines[k]);
-    out.sines[k] = load_table<kWide>(tile_tables.float_sines[k]);
+    levels.cosines[k] = load_table<kWide>(tile_tables.float_cosines[k]);
+    levels.sines[k] = load_table<kWide>(tile_tables.float_sines[k]);
   }
-  out.second_shift = _mm_cvtsi32_si128(tile_tables.first_bits);
-  out.third_shift = _mm_cvtsi32_si128(tile_tables.first_bits + tile_tables.second_bits);
-  return out;
+  return levels;
 }
 
 // True if an angle within a block has more than 4 bits.
@@ -72,197 +69,212 @@ inline bool needs_wide_tables(const CodecTables& tables) {
          4;
 }
 
-// ---- Scores ----
+inline constexpr std::size_t kBlockAngles = 15;
 
-// The level-1 tables of one rotated query, each repeated to 32 entries.
-inline void prepare_query_float(const CodecTables& tables, const float* query, float* prepared) {
-  const FloatLanes& cosines = tables.tile_tables.float_cosines[0];
-  const FloatLanes& sines = tables.tile_tables.float_sines[0];
-  for (std::size_t pair = 0; pair < tables.head_dim() / 2; ++pair) {
-    for (std::size_t i = 0; i < 32; ++i) {
-      prepared[32 * pair + i] =
-          fused(query[2 * pair], cosines.values[i], query[2 * pair + 1] * sines.values[i]);
-    }
+// Working memory: TileScratch::kernel.
+struct FloatScratch {
+  FloatScratch(const TileTables& tile_tables, std::byte* base) {
+    copy = reinterpret_cast<Lanes*>(base);
+    indices = copy + (tile_tables.has_byte_row ? tile_tables.num_words : 0);
+    weights = reinterpret_cast<float*>(indices + kBlockAngles);
+    vectors = weights + tile_tables.num_blocks * kTileTokens;
+    num_lanes =
+        static_cast<std::size_t>(indices - copy) + kBlockAngles + 2 * 17 * tile_tables.num_blocks;
   }
-}
 
-template <bool kWide>
-POLARQUANT_AVX512_INLINE __m512 fold(__m512 left, __m512 right, __m512i index,
-                                     const FloatTable<kWide>& cosines,
-                                     const FloatTable<kWide>& sines) {
-  return _mm512_fmadd_ps(left, look_up(cosines, index),
-                         _mm512_mul_ps(right, look_up(sines, index)));
-}
+  Lanes* copy;     // [num_words], of a code with an odd number of bytes
+  Lanes* indices;  // [kBlockAngles]
+  float* weights;  // [num_blocks, kTileTokens]
+  float* vectors;  // [16 num_blocks, kTileTokens]
+  std::size_t num_lanes;
+};
 
-template <bool kWide, bool kOdd>
-POLARQUANT_TARGET_AVX512_TILES void score_tiles_float(const CodecTables& tables,
-                                                      const std::byte* tiles, std::size_t num_tiles,
-                                                      const float* prepared, float* values,
-                                                      float* scores) {
+// The weights of blocks, radii included. weights: [num_blocks, kTileTokens].
+POLARQUANT_AVX512_INLINE void weigh_blocks_float(const CodecTables& tables, const TileRun& run,
+                                                 Lanes& index_lanes, float* weights) {
   const TileTables& tile_tables = tables.tile_tables;
-  const std::size_t num_bytes = tables.layout.num_bytes();
-  const std::size_t num_words = (num_bytes + 1) / 2;
-  const std::size_t tile_size = tile_bytes(num_bytes);
-  const std::size_t num_tokens = num_tiles * kTileTokens;
-  const FloatLanes* const query =
-      reinterpret_cast<const FloatLanes*>(prepared + tables.tile_tables_offset() + 16);
-  const bool block_radii = tables.num_radii() == tile_tables.num_blocks;
-  const LevelTables<kWide> levels = load_levels<kWide>(tile_tables);
-  if (block_radii) std::fill_n(scores, num_tokens, 0.0f);
-  for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
-    Window windows[TileTables::kWindowsPerBlock];
-    FloatTable<kWide> pairs[8];
-#pragma GCC unroll 7
-    for (std::size_t k = 0; k < TileTables::kWindowsPerBlock; ++k) {
-      windows[k] = make_window(tile_tables.windows[block * TileTables::kWindowsPerBlock + k]);
-    }
-#pragma GCC unroll 8
-    for (std::size_t k = 0; k < 8; ++k) pairs[k] = load_table<kWide>(query[8 * block + k]);
-    for (std::size_t n = 0; n < num_tiles; ++n) {
-      const std::byte* const tile = tiles + n * tile_size;
-      __m512 v[2][4];
-#pragma GCC unroll 4
-      for (std::size_t k = 0; k < 4; ++k) {
-        const __m512i window = load_window<kOdd>(tile, windows[k], num_words);
-#pragma GCC unroll 2
-        for (std::size_t half = 0; half < 2; ++half) {
-          const __m512i first = widen(window, half);
-          v[half][k] = fold(look_up(pairs[2 * k], first),
-                            look_up(pairs[2 * k + 1], _mm512_srl_epi32(first, levels.third_shift)),
-                            _mm512_srl_epi32(first, levels.second_shift), levels.cosines[1],
-                            levels.sines[1]);
-        }
-      }
-      const __m512i window3[2] = {load_window<kOdd>(tile, windows[4], num_words),
-                                  load_window<kOdd>(tile, windows[5], num_words)};
-      const __m512i window4 = load_window<kOdd>(tile, windows[6], num_words);
-#pragma GCC unroll 2
-      for (std::size_t half = 0; half < 2; ++half) {
-        const __m512 left = fold(v[half][0], v[half][1], widen(window3[0], half), levels.cosines[2],
-                                 levels.sines[2]);
-        const __m512 right = fold(v[half][2], v[half][3], widen(window3[1], half),
-                                  levels.cosines[2], levels.sines[2]);
-        const __m512 value =
-            fold(left, right, widen(window4, half), levels.cosines[3], levels.sines[3]);
-        const std::size_t token = n * kTileTokens + 16 * half;
-        if (block_radii) {
-          _mm512_storeu_ps(scores + token, _mm512_fmadd_ps(load_radii(tile, block, 16 * half),
-                                                           value, _mm512_loadu_ps(scores + token)));
-        } else {
-          _mm512_storeu_ps(values + block * num_tokens + token, value);
-        }
-      }
-    }
-  }
-  if (block_radii) return;
-  for (const TileTables::Node& node : tile_tables.nodes) {
-    const Window window = make_window(node.window);
-    const FloatTable<true> cosines = load_table<true>(tile_tables.float_cosines[node.table]);
-    const FloatTable<true> sines = load_table<true>(tile_tables.float_sines[node.table]);
-    for (std::size_t token = 0; token < num_tokens; token += 16) {
-      const std::byte* const tile = tiles + token / kTileTokens * tile_size;
-      const __m512i index =
-          widen(load_window<kOdd>(tile, window, num_words), token % kTileTokens / 16);
-      _mm512_storeu_ps(
-          values + node.target * num_tokens + token,
-          fold(_mm512_loadu_ps(values + node.left * num_tokens + token),
-               _mm512_loadu_ps(values + node.right * num_tokens + token), index, cosines, sines));
-    }
-  }
-  for (std::size_t token = 0; token < num_tokens; token += 16) {
-    const std::byte* const tile = tiles + token / kTileTokens * tile_size;
-    _mm512_storeu_ps(scores + token, _mm512_mul_ps(load_radii(tile, 0, token % kTileTokens),
-                                                   _mm512_loadu_ps(values + token)));
-  }
-}
-
-// ---- Weighted sums ----
-
-// node_weights: [num_blocks, tokens], the weight of every block: that of its token times the radius
-// and the cosines and sines on the way down to it.
-template <bool kWide, bool kOdd>
-POLARQUANT_TARGET_AVX512_TILES void accumulate_tiles_float(const CodecTables& tables,
-                                                           const std::byte* tiles,
-                                                           std::size_t num_tiles,
-                                                           const float* weights,
-                                                           float* node_weights, float* sums) {
-  const TileTables& tile_tables = tables.tile_tables;
-  const std::size_t num_bytes = tables.layout.num_bytes();
-  const std::size_t num_words = (num_bytes + 1) / 2;
-  const std::size_t tile_size = tile_bytes(num_bytes);
-  const std::size_t num_tokens = num_tiles * kTileTokens;
   for (std::size_t block = 0; block < tables.num_radii(); ++block) {
-    for (std::size_t token = 0; token < num_tokens; token += 16) {
-      const std::byte* const tile = tiles + token / kTileTokens * tile_size;
-      _mm512_storeu_ps(node_weights + block * num_tokens + token,
-                       _mm512_mul_ps(load_radii(tile, block, token % kTileTokens),
-                                     _mm512_loadu_ps(weights + token)));
+    for (std::size_t first = 0; first < 32; first += 16) {
+      _mm512_storeu_ps(weights + block * 32 + first, load_radii(run.tiles, block, first));
     }
   }
   for (std::size_t k = tile_tables.nodes.size(); k-- > 0;) {
     const TileTables::Node& node = tile_tables.nodes[k];
-    const Window window = make_window(node.window);
-    const FloatTable<true> cosines = load_table<true>(tile_tables.float_cosines[node.table]);
-    const FloatTable<true> sines = load_table<true>(tile_tables.float_sines[node.table]);
-    for (std::size_t token = 0; token < num_tokens; token += 16) {
-      const std::byte* const tile = tiles + token / kTileTokens * tile_size;
-      const __m512i index =
-          widen(load_window<kOdd>(tile, window, num_words), token % kTileTokens / 16);
-      const __m512 weight = _mm512_loadu_ps(node_weights + node.target * num_tokens + token);
-      _mm512_storeu_ps(node_weights + node.right * num_tokens + token,
-                       _mm512_mul_ps(weight, look_up(sines, index)));
-      _mm512_storeu_ps(node_weights + node.left * num_tokens + token,
-                       _mm512_mul_ps(weight, look_up(cosines, index)));
+    store(index_lanes, place_of(node.window).load(run.tiles));
+    const float* const cosines = tile_tables.float_tables.data() + 128 * node.table;
+    for (std::size_t half = 0; half < 2; ++half) {
+      const __m512i index = _mm512_and_si512(widen(index_lanes, half), _mm512_set1_epi32(63));
+      const __m512 weight = _mm512_loadu_ps(weights + node.target * 32 + 16 * half);
+      _mm512_storeu_ps(weights + node.right * 32 + 16 * half,
+                       _mm512_mul_ps(weight, _mm512_i32gather_ps(index, cosines + 64, 4)));
+      _mm512_storeu_ps(weights + node.left * 32 + 16 * half,
+                       _mm512_mul_ps(weight, _mm512_i32gather_ps(index, cosines, 4)));
     }
   }
-  const LevelTables<kWide> levels = load_levels<kWide>(tile_tables);
+}
+
+// The indices of a block in the low bits of each word: 8 of level 1, 4 of level 2, 2, 1.
+POLARQUANT_AVX512_INLINE void unpack_block(const TileTables& tile_tables, const std::byte* tile,
+                                           std::size_t block, Lanes* indices) {
+  const TileTables::Window* const windows =
+      tile_tables.windows.data() + block * TileTables::kWindowsPerBlock;
+  const __m512i second_shift = _mm512_set1_epi16(static_cast<short>(tile_tables.first_bits));
+  const __m512i third_shift =
+      _mm512_set1_epi16(static_cast<short>(tile_tables.first_bits + tile_tables.second_bits));
+  for (std::size_t k = 0; k < 4; ++k) {
+    const __m512i window = place_of(windows[k]).load(tile);
+    store(indices[2 * k], window);
+    store(indices[2 * k + 1], _mm512_srlv_epi16(window, third_shift));
+    store(indices[8 + k], _mm512_srlv_epi16(window, second_shift));
+  }
+  for (std::size_t k = 4; k < 7; ++k) store(indices[8 + k], place_of(windows[k]).load(tile));
+}
+
+// out[i] = coordinate i of a block of 16, of 16 vectors; rows of `out` are kTileTokens apart.
+template <bool kWide>
+POLARQUANT_AVX512_INLINE void expand_block_float(const FloatLevels<kWide>& levels,
+                                                 const Lanes* indices, std::size_t half,
+                                                 __m512 weight, float* out) {
+  const __m512i index4 = widen(indices[14], half);
+#pragma GCC unroll 2
+  for (std::size_t h = 0; h < 2; ++h) {
+    const __m512 w3 =
+        _mm512_mul_ps(weight, look_up(h == 0 ? levels.cosines[3] : levels.sines[3], index4));
+    const __m512i index3 = widen(indices[12 + h], half);
+#pragma GCC unroll 2
+    for (std::size_t k = 0; k < 2; ++k) {
+      const __m512 w2 =
+          _mm512_mul_ps(w3, look_up(k == 0 ? levels.cosines[2] : levels.sines[2], index3));
+      const __m512i index2 = widen(indices[8 + 2 * h + k], half);
+#pragma GCC unroll 2
+      for (std::size_t m = 0; m < 2; ++m) {
+        const __m512 w1 =
+            _mm512_mul_ps(w2, look_up(m == 0 ? levels.cosines[1] : levels.sines[1], index2));
+        const std::size_t pair = 4 * h + 2 * k + m;
+        const __m512i index1 = widen(indices[pair], half);
+        _mm512_storeu_ps(out + 2 * pair * kTileTokens,
+                         _mm512_mul_ps(w1, look_up(levels.cosines[0], index1)));
+        _mm512_storeu_ps(out + (2 * pair + 1) * kTileTokens,
+                         _mm512_mul_ps(w1, look_up(levels.sines[0], index1)));
+      }
+    }
+  }
+}
+
+// memory.vectors[i] = coordinate i of the 32 vectors of a tile.
+template <bool kWide>
+POLARQUANT_AVX512_INLINE void expand_tile_float(const CodecTables& tables, const std::byte* tile,
+                                                const FloatLevels<kWide>& levels,
+                                                const FloatScratch& memory) {
+  const TileTables& tile_tables = tables.tile_tables;
+  const TileRun run = run_of(tile_tables, tile, 0, 1, memory.copy);
+  weigh_blocks_float(tables, run, memory.indices[0], memory.weights);
   for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
-    // Half a block at a time: 16 sums beside the tables are more than the registers hold.
-    for (std::size_t side = 0; side < 2; ++side) {
-      const TileTables::Window* const all =
-          tile_tables.windows.data() + block * TileTables::kWindowsPerBlock;
-      const Window windows[4] = {make_window(all[6]), make_window(all[4 + side]),
-                                 make_window(all[2 * side]), make_window(all[2 * side + 1])};
-      const FloatTable<kWide> share = side == 0 ? levels.cosines[3] : levels.sines[3];
-      __m512 totals[8];
-#pragma GCC unroll 8
-      for (std::size_t i = 0; i < 8; ++i) totals[i] = _mm512_setzero_ps();
-      for (std::size_t n = 0; n < num_tiles; ++n) {
-        const std::byte* const tile = tiles + n * tile_size;
-        const __m512i window4 = load_window<kOdd>(tile, windows[0], num_words);
-        const __m512i window3 = load_window<kOdd>(tile, windows[1], num_words);
-        const __m512i window[2] = {load_window<kOdd>(tile, windows[2], num_words),
-                                   load_window<kOdd>(tile, windows[3], num_words)};
+    unpack_block(tile_tables, run.tiles, block, memory.indices);
 #pragma GCC unroll 2
-        for (std::size_t half = 0; half < 2; ++half) {
-          const __m512 block_weight =
-              _mm512_loadu_ps(node_weights + block * num_tokens + n * kTileTokens + 16 * half);
-          const __m512 weight3 = _mm512_mul_ps(block_weight, look_up(share, widen(window4, half)));
-          const __m512i index3 = widen(window3, half);
-#pragma GCC unroll 2
-          for (std::size_t k = 0; k < 2; ++k) {
-            const __m512 weight2 = _mm512_mul_ps(
-                weight3, look_up(k == 0 ? levels.cosines[2] : levels.sines[2], index3));
-            const __m512i first = widen(window[k], half);
-            const __m512i second = _mm512_srl_epi32(first, levels.second_shift);
-            const __m512i third = _mm512_srl_epi32(first, levels.third_shift);
-            const __m512 a = _mm512_mul_ps(weight2, look_up(levels.cosines[1], second));
-            const __m512 b = _mm512_mul_ps(weight2, look_up(levels.sines[1], second));
-            totals[4 * k] = _mm512_fmadd_ps(a, look_up(levels.cosines[0], first), totals[4 * k]);
-            totals[4 * k + 1] =
-                _mm512_fmadd_ps(a, look_up(levels.sines[0], first), totals[4 * k + 1]);
-            totals[4 * k + 2] =
-                _mm512_fmadd_ps(b, look_up(levels.cosines[0], third), totals[4 * k + 2]);
-            totals[4 * k + 3] =
-                _mm512_fmadd_ps(b, look_up(levels.sines[0], third), totals[4 * k + 3]);
-          }
-        }
-      }
-#pragma GCC unroll 8
-      for (std::size_t i = 0; i < 8; ++i) {
-        float* const sum = sums + (block * 16 + side * 8 + i) * kTileTokens;
-        _mm512_storeu_ps(sum, _mm512_add_ps(totals[i], _mm512_loadu_ps(sum)));
-      }
+    for (std::size_t half = 0; half < 2; ++half) {
+      expand_block_float<kWide>(levels, memory.indices, half,
+                                _mm512_loadu_ps(memory.weights + block * 32 + 16 * half),
+                                memory.vectors + block * 16 * kTileTokens + 16 * half);
+    }
+  }
+}
+
+// scores[row] = the products of kRows queries with 32 decoded vectors.
+template <std::size_t kRows>
+POLARQUANT_AVX512_INLINE void multiply_queries_float(std::size_t head_dim, const float* vectors,
+                                                     Rows<const float> queries,
+                                                     Rows<float> scores) {
+  __m512 sums[kRows][2];
+#pragma GCC unroll 4
+  for (std::size_t row = 0; row < kRows; ++row) sums[row][0] = sums[row][1] = _mm512_setzero_ps();
+  for (std::size_t i = 0; i < head_dim; ++i) {
+    const __m512 low = _mm512_load_ps(vectors + i * kTileTokens);
+    const __m512 high = _mm512_load_ps(vectors + i * kTileTokens + 16);
+#pragma GCC unroll 4
+    for (std::size_t row = 0; row < kRows; ++row) {
+      const __m512 query = _mm512_set1_ps(queries.row(row)[i]);
+      sums[row][0] = _mm512_fmadd_ps(query, low, sums[row][0]);
+      sums[row][1] = _mm512_fmadd_ps(query, high, sums[row][1]);
+    }
+  }
+#pragma GCC unroll 4
+  for (std::size_t row = 0; row < kRows; ++row) {
+    _mm512_storeu_ps(scores.row(row), sums[row][0]);
+    _mm512_storeu_ps(scores.row(row) + 16, sums[row][1]);
+  }
+}
+
+// sums[row][i] += weights . coordinate i, for kRows rows and 32 decoded vectors.
+template <std::size_t kRows>
+POLARQUANT_AVX512_INLINE void multiply_weights_float(std::size_t head_dim, const float* vectors,
+                                                     Rows<const float> weights, Rows<float> sums) {
+  __m512 own[kRows][2];
+#pragma GCC unroll 4
+  for (std::size_t row = 0; row < kRows; ++row) {
+    own[row][0] = _mm512_loadu_ps(weights.row(row));
+    own[row][1] = _mm512_loadu_ps(weights.row(row) + 16);
+  }
+  for (std::size_t i = 0; i < head_dim; ++i) {
+    const __m512 low = _mm512_load_ps(vectors + i * kTileTokens);
+    const __m512 high = _mm512_load_ps(vectors + i * kTileTokens + 16);
+#pragma GCC unroll 4
+    for (std::size_t row = 0; row < kRows; ++row) {
+      float* const sum = sums.row(row) + i * kTileTokens;
+      _mm512_storeu_ps(sum,
+                       _mm512_fmadd_ps(own[row][0], low,
+                                       _mm512_fmadd_ps(own[row][1], high, _mm512_loadu_ps(sum))));
+    }
+  }
+}
+
+// prepared: the rotated queries. scores: [rows, num_tiles kTileTokens].
+template <bool kWide>
+POLARQUANT_TARGET_AVX512_TILES void score_tiles_float(const CodecTables& tables,
+                                                      const std::byte* tiles, std::size_t num_tiles,
+                                                      Rows<const float> prepared,
+                                                      std::byte* scratch, Rows<float> scores) {
+  const FloatScratch memory(tables.tile_tables, scratch);
+  const FloatLevels<kWide> levels = load_float_levels<kWide>(tables.tile_tables);
+  const std::size_t d = tables.head_dim();
+  for (std::size_t n = 0; n < num_tiles; ++n) {
+    expand_tile_float<kWide>(tables, tiles + n * tile_bytes(tables.layout.num_bytes()), levels,
+                             memory);
+    std::size_t row = 0;
+    for (; row + 4 <= prepared.count; row += 4) {
+      multiply_queries_float<4>(d, memory.vectors, {prepared.row(row), 4, prepared.stride},
+                                {scores.row(row) + n * kTileTokens, 4, scores.stride});
+    }
+    for (; row < prepared.count; ++row) {
+      multiply_queries_float<1>(d, memory.vectors, {prepared.row(row), 1, prepared.stride},
+                                {scores.row(row) + n * kTileTokens, 1, scores.stride});
+    }
+  }
+}
+
+// sums: [rows, head_dim, kTileTokens], of which the first 16 lanes are added to.
+template <bool kWide>
+POLARQUANT_TARGET_AVX512_TILES void accumulate_tiles_float(const CodecTables& tables,
+                                                           const std::byte* tiles,
+                                                           std::size_t num_tiles,
+                                                           Rows<const float> weights,
+                                                           std::byte* scratch, Rows<float> sums) {
+  const FloatScratch memory(tables.tile_tables, scratch);
+  const FloatLevels<kWide> levels = load_float_levels<kWide>(tables.tile_tables);
+  const std::size_t d = tables.head_dim();
+  for (std::size_t n = 0; n < num_tiles; ++n) {
+    expand_tile_float<kWide>(tables, tiles + n * tile_bytes(tables.layout.num_bytes()), levels,
+                             memory);
+    std::size_t row = 0;
+    for (; row + 4 <= weights.count; row += 4) {
+      multiply_weights_float<4>(d, memory.vectors,
+                                {weights.row(row) + n * kTileTokens, 4, weights.stride},
+                                {sums.row(row), 4, sums.stride});
+    }
+    for (; row < weights.count; ++row) {
+      multiply_weights_float<1>(d, memory.vectors,
+                                {weights.row(row) + n * kTileTokens, 1, weights.stride},
+                                {sums.row(row), 1, sums.stride});
     }
   }
 }

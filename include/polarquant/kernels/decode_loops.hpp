@@ -23,10 +23,10 @@ namespace loops {
 // Working memory for one tile.
 template <typename T>
 struct TileScratch {
-  T* values;              // [head_dim, kTileTokens]: the tree while it is folded or unfolded; for
-                          // score_tiles and accumulate_tiles twice that
+  T* values;              // [head_dim, kTileTokens]: the tree while it is folded or unfolded
   T* radii;               // [head_dim, kTileTokens]: the radii
   std::uint8_t* indices;  // [num_angles, kTileTokens]
+  std::byte* kernel;      // [kernel_scratch_bytes(tables)], aligned to 64 bytes
 };
 
 template <std::size_t kLanes>

@@ -29,16 +29,17 @@ POLARQUANT_BEGIN_NAMESPACE
 
 enum class Isa { kScalar, kAvx2, kAvx512, kNeon };
 
-// How scores and weighted sums are computed on codes.
+// How scores and weighted sums are computed on codes. Encoding and decoding do not depend on it.
 enum class Arithmetic : std::uint8_t {
   // In float (double for T = double): attention is that over the decoded keys and values, to 1e-5.
   kExact = 0,
 
   // In 16-bit fixed point where the machine and the format have a kernel for it (kernel_name() then
-  // ends in "16-bit"), about twice as fast: scores within 1e-3 of ||q|| ||k||, typically 3e-5.
-  // A softmax weight is rounded to 2^-16 of the largest among 512 tokens: beside an attention sink
-  // many tiny weights together can be off by some per cent of a value. Elsewhere the same as
-  // kExact. Encoding and decoding do not depend on it.
+  // ends in "16-bit"), two to three times as fast: scores within 1e-3 of ||q|| ||k||, typically
+  // 3e-5; a weighted sum within 1e-3 of the norm of the largest value that counts, typically 2e-4.
+  // Beside the error of the codes themselves, at least 5e-2 of a value, nothing of it is to be
+  // seen.
+  // Elsewhere the same as kExact.
   kFixedPoint = 1,
 };
 
