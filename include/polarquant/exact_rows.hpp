@@ -137,8 +137,8 @@ class ExactRows {
   Buffer data_;
 };
 
-// The largest magnitude of a row, infinity if a number is infinite or NaN. Magnitudes are compared as
-// integers, which order like them and, unlike floats with their NaN, vectorise.
+// The largest magnitude of a row, infinity if a number is infinite or NaN. Magnitudes are compared
+// as integers, which order like them and, unlike floats with their NaN, vectorise.
 template <typename A, typename T>
 double largest_magnitude(const T* row, std::size_t head_dim) noexcept {
   using Bits = std::conditional_t<std::is_same_v<A, double>, std::int64_t, std::int32_t>;
