@@ -38,6 +38,7 @@ KVCacheConfig make_config() {
   config.value_format = PolarFormat::paper(48);
   config.arithmetic = polarquant::Arithmetic::kExact;
   config.num_centering_tokens = 50;
+  polarquant_test::encode_all(config);
   return config;
 }
 
@@ -203,6 +204,7 @@ class SampleGainTest : public testing::Test {
     config.arithmetic = polarquant::Arithmetic::kExact;
     config.centering = centering;
     config.num_sink_tokens = num_sinks;
+    config.num_recent_tokens = 0;
     config.seed = seed;
     return config;
   }

@@ -82,7 +82,8 @@ TYPED_TEST(KVCacheSegmentsTest, ATokenLeavesTheWindowInWholeTiles) {
   KVCache<TypeParam> cache(make_config(4, 50));
   for (Index token = 0; token < 300; ++token) {
     this->append(cache, token, 1);
-    const std::size_t behind_sinks = cache.num_tokens() - std::min<std::size_t>(4, token + 1);
+    const std::size_t behind_sinks =
+        cache.num_tokens() - std::min<std::size_t>(4, static_cast<std::size_t>(token) + 1);
     const std::size_t outside = behind_sinks > 50 ? behind_sinks - 50 : 0;
     ASSERT_EQ(cache.num_encoded_tokens(), outside / kTile * kTile) << token;
   }
