@@ -23,6 +23,8 @@ void attend(benchmark::State& state, const PolarFormat& format, Arithmetic arith
   config.key_format = format;
   config.value_format = format;
   config.arithmetic = arithmetic;
+  config.num_sink_tokens = config.num_recent_tokens = 0;
+  config.centering = polarquant::Centering::kNone;
   KVCache<float> cache(config);
   cache.append(RowMatrix<float>::Random(kNumTokens, format.head_dim),
                RowMatrix<float>::Random(kNumTokens, format.head_dim));

@@ -49,7 +49,7 @@ class AttentionOptionsTest : public testing::Test {
     config.key_format = PolarFormat::full_depth(32, 4.25);
     config.value_format = PolarFormat::paper(48);
     config.arithmetic = polarquant::Arithmetic::kExact;
-    config.centering = polarquant::Centering::kNone;
+    polarquant_test::encode_all(config);
     return config;
   }
 

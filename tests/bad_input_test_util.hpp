@@ -31,6 +31,7 @@ inline polarquant::KVCacheConfig small_config() {
   config.key_format = polarquant::PolarFormat::paper(32);
   config.value_format = polarquant::PolarFormat::paper(48);
   config.seed = 3;
+  polarquant_test::encode_all(config);
   return config;
 }
 

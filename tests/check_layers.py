@@ -45,7 +45,7 @@ LAYERS = [
     ["kv_storage.hpp"],
     ["attention.hpp"],
     ["kv_cache.hpp"],
-    ["saved_layout.hpp"],
+    ["saved_layout.hpp", "kv_cache_batch.hpp"],
     ["serialization.hpp"],
     ["polarquant.hpp"],
 ]

@@ -177,6 +177,7 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     config.key_format = key_format;
     config.value_format = value_format;
     config.rotation = kind;
+    polarquant_test::encode_all(config);
     KVCache<T> scalar = cache_of<T>(Isa::kScalar, config);
     KVCache<T> fast = cache_of<T>(GetParam(), config);
     const RowMatrix<T> keys = gaussian_matrix<T>(num_tokens, 2 * key_format.head_dim, 1);

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <limits>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "polarquant/online_codebooks.hpp"
@@ -127,6 +130,69 @@ TEST(RowMatrixTest, ABlockIsNotCopied) {
   const RowMatrixRef<float> reference = matrix.block(1, 2, 3, 8);
   EXPECT_EQ(reference.data(), matrix.data() + 12 + 2);
   EXPECT_EQ(reference.outerStride(), 12);
+}
+
+// ---- is_supported ----
+
+TEST(IsSupportedTest, SaysYesToEveryPreset) {
+  for (const int head_dim : {16, 64, 80, 96, 112, 128, 192, 576, 1024}) {
+    KVCacheConfig config;
+    config.key_format = PolarFormat::full_depth(head_dim, 4.25);
+    config.value_format = PolarFormat::uncompressed(head_dim);
+    config.num_sink_tokens = 4;
+    config.num_recent_tokens = KVCacheConfig::kAllTokens;
+    EXPECT_TRUE(polarquant::is_supported(config)) << polarquant::is_supported(config).reason;
+  }
+}
+
+// The reason is what the constructor's exception says.
+TEST(IsSupportedTest, NamesTheValueAndTheRule) {
+  const auto expect_reason = [](const KVCacheConfig& config, const std::string& reason) {
+    const polarquant::Support support = polarquant::is_supported(config);
+    EXPECT_FALSE(support);
+    EXPECT_NE(support.reason.find(reason), std::string::npos) << support.reason;
+    EXPECT_EQ(polarquant_test::message_of<std::invalid_argument>([&] { config.validate(); }),
+              "polarquant: " + support.reason);
+  };
+  KVCacheConfig config;
+  config.num_kv_heads = 0;
+  expect_reason(config, "num_kv_heads is 0, must be at least 1");
+  config = {};
+  config.num_kv_heads = 2;
+  config.num_query_heads = 3;
+  expect_reason(config, "num_query_heads is 3, must be a multiple of num_kv_heads = 2");
+  config = {};
+  config.key_format.head_dim = 100000;
+  expect_reason(config, "head_dim is 100000, must be a multiple of 2, at most 1024");
+  config = {};
+  config.value_format = PolarFormat::paper(64);
+  config.value_format.level_bits[2] = 7;
+  expect_reason(config, "level 3 has 7 bits, must be 0 .. 6");
+  config = {};
+  config.num_recent_tokens = KVCacheConfig::kAllTokens + 1;
+  expect_reason(config, "must be at most kAllTokens = 2^40");
+  config = {};
+  config.exact_type = static_cast<polarquant::FloatType>(9);
+  expect_reason(config, "exact_type is 9, not a FloatType");
+  config = {};
+  config.centering = static_cast<polarquant::Centering>(5);
+  expect_reason(config, "centering is 5, not a Centering");
+  config = {};
+  config.centering = polarquant::Centering::kEstimated;
+  config.num_centering_tokens = 0;
+  expect_reason(config, "num_centering_tokens is 0, must be 1 .. 2^40");
+  config = {};
+  config.centering = polarquant::Centering::kGiven;
+  expect_reason(config, "centering is kGiven, but key_mean and value_mean are empty");
+  config.key_mean.assign(100, 0.0f);
+  expect_reason(config, "key_mean has 100 entries, must have num_kv_heads * head_dim = 128");
+  config.key_mean.assign(128, 0.0f);
+  EXPECT_TRUE(polarquant::is_supported(config));
+  config.key_mean[3] = std::numeric_limits<float>::infinity();
+  expect_reason(config, "key_mean has a NaN or an infinity in entry 3");
+  config.key_mean[3] = 0.0f;
+  config.centering = polarquant::Centering::kNone;
+  expect_reason(config, "key_mean is given, but centering is not kGiven");
 }
 
 }  // namespace

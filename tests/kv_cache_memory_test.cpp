@@ -34,6 +34,7 @@ KVCacheConfig paper_config() {
   config.key_format = PolarFormat::paper(128);
   config.value_format = PolarFormat::paper(128);
   config.rotation = RotationKind::kHadamard;
+  polarquant_test::encode_all(config);
   return config;
 }
 

@@ -47,6 +47,7 @@ class KVCacheQueriesTest : public ::testing::TestWithParam<Arithmetic> {
     config.key_format = PolarFormat::paper(kWidth);
     config.value_format = PolarFormat::full_depth(kWidth, 4.25);
     config.arithmetic = GetParam();
+    polarquant_test::encode_all(config);
     return config;
   }
 

@@ -19,6 +19,7 @@ inline polarquant::KVCacheConfig make_config() {
   config.value_format = polarquant::PolarFormat::paper(48);
   config.rotation = polarquant::RotationKind::kHaar;
   config.seed = 3;
+  encode_all(config);
   return config;
 }
 

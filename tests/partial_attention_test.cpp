@@ -45,7 +45,7 @@ KVCacheConfig make_config(bool with_exact) {
   config.key_format = PolarFormat::full_depth(32, 4.25);
   config.value_format = PolarFormat::paper(48);
   config.arithmetic = polarquant::Arithmetic::kExact;
-  config.centering = polarquant::Centering::kNone;
+  polarquant_test::encode_all(config);
   if (with_exact) {
     config.num_sink_tokens = 4;
     config.num_recent_tokens = 50;

@@ -138,6 +138,13 @@ inline std::shared_ptr<const polarquant::Rotation> make_rotation(polarquant::Rot
   return std::make_shared<const polarquant::Rotation>(kind, head_dim, seed);
 }
 
+// Every token as the code of what came in, at once.
+inline void encode_all(polarquant::KVCacheConfig& config) {
+  config.num_sink_tokens = 0;
+  config.num_recent_tokens = 0;
+  config.centering = polarquant::Centering::kNone;
+}
+
 // ---- Memory ----
 
 // Exactly `size` bytes aligned to 64, with a guard behind them: AddressSanitizer's own, or bytes

@@ -70,6 +70,7 @@ inline polarquant::KVCacheConfig tile_config(
   config.rotation = polarquant::RotationKind::kHadamard;
   config.seed = 5;
   config.arithmetic = arithmetic;
+  encode_all(config);
   return config;
 }
 

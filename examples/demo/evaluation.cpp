@@ -36,6 +36,9 @@ polarquant::KVCacheConfig cache_config(const HeadShape& shape, const PolarFormat
   config.key_format = formats.keys;
   config.value_format = formats.values;
   config.seed = seed;
+  // The formats are compared as they are: every token as the code of what came in.
+  config.num_sink_tokens = config.num_recent_tokens = 0;
+  config.centering = polarquant::Centering::kNone;
   return config;
 }
 

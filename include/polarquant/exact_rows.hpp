@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <utility>
 
 #include "polarquant/codec.hpp"
@@ -89,28 +90,37 @@ class ExactRows {
   template <typename T>
   void store(std::size_t index, const T* source) noexcept {
     std::byte* const target = mutable_row(index);
-    const std::size_t number_bytes = static_cast<std::size_t>(float_type_bytes(type_));
-    for (std::size_t i = 0; i < head_dim_; ++i) {
-      loops::store_radius(type_, static_cast<double>(source[i]), target + i * number_bytes);
+    switch (type_) {
+      case FloatType::kBFloat16:
+        return store_as<std::uint16_t>(
+            source, target, [](T x) { return float_to_bfloat16(static_cast<float>(x)); });
+      case FloatType::kFloat16:
+        return store_as<std::uint16_t>(source, target,
+                                       [](T x) { return float_to_float16(static_cast<float>(x)); });
+      case FloatType::kFloat32:
+        return store_as<float>(source, target, [](T x) { return static_cast<float>(x); });
+      case FloatType::kFloat64:
+        return store_as<double>(source, target, [](T x) { return static_cast<double>(x); });
     }
   }
 
-  // The first head_dim numbers of row `index`, less `offset`, [head_dim] or null.
+  // Row `index` to target, [head_dim], less `offset`, [head_dim] or null. work: [width()].
   template <typename T, typename A>
-  void load(std::size_t index, const A* offset, T* target) const noexcept {
-    const std::byte* const source = row(index);
-    for (std::size_t i = 0; i < width_; i += loops::kExactLanes) {
-      A numbers[loops::kExactLanes];
-      const std::size_t number_bytes = static_cast<std::size_t>(float_type_bytes(type_));
-      loops::expand(type_, source + i * number_bytes, loops::kExactLanes, numbers);
-      for (std::size_t j = 0; j < std::min(loops::kExactLanes, head_dim_ - i); ++j) {
-        const A number = offset == nullptr ? numbers[j] : numbers[j] - offset[i + j];
-        target[i + j] = static_cast<T>(number);
-      }
-    }
+  void load(std::size_t index, const A* offset, T* target, A* work) const noexcept {
+    loops::expand(type_, row(index), width_, work);
+    for (std::size_t i = 0; offset != nullptr && i < head_dim_; ++i) work[i] -= offset[i];
+    for (std::size_t i = 0; i < head_dim_; ++i) target[i] = static_cast<T>(work[i]);
   }
 
  private:
+  template <typename Stored, typename T, typename Convert>
+  void store_as(const T* source, std::byte* target, const Convert& convert) noexcept {
+    for (std::size_t i = 0; i < head_dim_; ++i) {
+      const Stored number = convert(source[i]);
+      std::memcpy(target + i * sizeof number, &number, sizeof number);
+    }
+  }
+
   static constexpr std::align_val_t kAlignment{64};
 
   struct Free {
@@ -132,29 +142,41 @@ class ExactRows {
   Buffer data_;
 };
 
+// The largest magnitude of a row, infinity if a number is infinite or NaN. Magnitudes are compared
+// as integers, which order like them and, unlike floats with their NaN, vectorise.
+template <typename A, typename T>
+double largest_magnitude(const T* row, std::size_t head_dim) noexcept {
+  using Bits = std::conditional_t<std::is_same_v<A, double>, std::int64_t, std::int32_t>;
+  Bits largest = 0;
+  for (std::size_t i = 0; i < head_dim; ++i) {
+    const A number = static_cast<A>(row[i]);
+    Bits bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    bits &= std::numeric_limits<Bits>::max();
+    largest = bits > largest ? bits : largest;
+  }
+  A number;
+  std::memcpy(&number, &largest, sizeof number);
+  return number <= std::numeric_limits<A>::max() ? static_cast<double>(number)
+                                                 : std::numeric_limits<double>::infinity();
+}
+
 // Whether a row may be kept exact now and encoded later without a failure then: its numbers are
 // finite and within `type`, and its norm is at most `largest_norm`.
 template <typename A, typename T>
 EncodeFailure check_exact_row(const T* row, std::size_t head_dim, FloatType type,
                               double largest_norm) noexcept {
-  A largest = A(0);
-  bool finite = true;
-  for (std::size_t i = 0; i < head_dim; ++i) {
-    const A magnitude = std::abs(static_cast<A>(row[i]));
-    finite &= magnitude <= std::numeric_limits<A>::max();
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  if (!finite) return EncodeFailure::kNotFinite;
-  const double top = static_cast<double>(largest);
-  if (top > largest_of(type)) return EncodeFailure::kRadiusOverflow;
-  if (top * std::sqrt(static_cast<double>(head_dim)) <= largest_norm) return EncodeFailure::kNone;
+  const double largest = largest_magnitude<A>(row, head_dim);
+  if (!std::isfinite(largest)) return EncodeFailure::kNotFinite;
+  if (largest > largest_of(type)) return EncodeFailure::kRadiusOverflow;
+  if (largest * static_cast<double>(head_dim) <= largest_norm) return EncodeFailure::kNone;
   double square = 0.0;
   for (std::size_t i = 0; i < head_dim; ++i) {
-    const double share = static_cast<double>(row[i]) / top;
+    const double share = static_cast<double>(row[i]) / largest;
     square += share * share;
   }
-  return top * std::sqrt(square) <= largest_norm ? EncodeFailure::kNone
-                                                 : EncodeFailure::kRadiusOverflow;
+  return largest * std::sqrt(square) <= largest_norm ? EncodeFailure::kNone
+                                                     : EncodeFailure::kRadiusOverflow;
 }
 
 }  // namespace detail

@@ -53,29 +53,27 @@ inline float bfloat16_to_float(std::uint16_t bits) {
 }
 
 // Round to nearest, ties to even, with subnormals. A finite float beyond 65504 (after rounding)
-// becomes infinity; NaN is not expected.
+// becomes infinity; NaN is not expected. Branch-free, so that loops over it vectorise.
 inline std::uint16_t float_to_float16(float value) {
   const std::uint32_t bits = float_bits(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude >= 0x47800000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
-  if (magnitude < 0x38800000u) {
-    // Below 2^-14 a half is a multiple of 2^-24. Adding 0.5 to the magnitude makes the float's
-    // last mantissa bit worth exactly 2^-24, so that the addition itself rounds.
-    const float shifted = float_from_bits(magnitude) + 0.5f;
-    return static_cast<std::uint16_t>(sign | (float_bits(shifted) - 0x3f000000u));
-  }
+  // Below 2^-14 a half is a multiple of 2^-24. Adding 0.5 to the magnitude makes the float's last
+  // mantissa bit worth exactly 2^-24, so that the addition itself rounds.
+  const std::uint32_t subnormal = float_bits(float_from_bits(magnitude) + 0.5f) - 0x3f000000u;
   const std::uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
-  return static_cast<std::uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+  const std::uint32_t normal = (rounded - 0x38000000u) >> 13;
+  const std::uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
+  return static_cast<std::uint16_t>(sign | (magnitude >= 0x47800000u ? 0x7c00u : finite));
 }
 
 // Exact. Branch-free, so that loops over it vectorise; infinities and NaN are not expected.
 inline float float16_to_float(std::uint16_t half) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
-  const std::uint32_t magnitude = static_cast<std::uint32_t>(half & 0x7fffu) << 13;
+  // The sign, extended, reaches bit 31 with the shift; the mask leaves it and the magnitude.
+  const std::uint32_t extended =
+      static_cast<std::uint32_t>(static_cast<std::int32_t>(static_cast<std::int16_t>(half)));
   // The exponent is off by 127 - 15 = 112; the product with 2^112 is exact, subnormals included.
-  const float value = float_from_bits(magnitude) * 0x1.0p112f;
-  return float_from_bits(sign | float_bits(value));
+  return float_from_bits((extended << 13) & 0x8fffe000u) * 0x1.0p112f;
 }
 
 }  // namespace detail

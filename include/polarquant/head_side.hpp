@@ -9,6 +9,7 @@
 #include "polarquant/codec.hpp"
 #include "polarquant/error.hpp"
 #include "polarquant/exact_rows.hpp"
+#include "polarquant/kernels/exact_loops.hpp"
 #include "polarquant/kv_cache_config.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
@@ -28,14 +29,16 @@ struct SideScratch {
     ScratchArena arena(base);
     const std::size_t width = std::max(codec.keys.head_dim(), codec.values.head_dim());
     rows = arena.take<T>(kTileTokens * width);
-    row = arena.take<Accumulator>(width);
+    row = arena.take<Accumulator>(width + loops::kExactLanes);
+    other_row = arena.take<Accumulator>(width);
     codec_scratch =
         arena.take<std::byte>(std::max(codec.keys.scratch_bytes(), codec.values.scratch_bytes()));
     num_bytes = arena.used();
   }
 
-  T* rows;           // [kTileTokens, head_dim]
-  Accumulator* row;  // [head_dim]
+  T* rows;                 // [kTileTokens, head_dim]
+  Accumulator* row;        // [width of exact rows]
+  Accumulator* other_row;  // [head_dim]
   std::byte* codec_scratch;
   std::size_t num_bytes;
 };
@@ -74,9 +77,9 @@ struct HeadSide {
   void estimate_mean(std::size_t count, const SideScratch<T>& work) noexcept {
     std::fill(mean.begin(), mean.end(), Accumulator(0));
     for (std::size_t slot = 0; slot < count; ++slot) {
-      recent.load(slot, kNoOffset, work.row);
+      recent.load(slot, kNoOffset, work.other_row, work.row);
       for (std::size_t i = 0; i < mean.size(); ++i) {
-        mean[i] += work.row[i] / static_cast<Accumulator>(count);
+        mean[i] += work.other_row[i] / static_cast<Accumulator>(count);
       }
     }
   }
@@ -85,7 +88,7 @@ struct HeadSide {
   void encode_recent(const PolarCodec<T>& codec, const Accumulator* offset, std::size_t first_slot,
                      std::size_t count, const SideScratch<T>& work) noexcept {
     for (std::size_t row = 0; row < count; ++row) {
-      recent.load(first_slot + row, offset, work.rows + row * codec.head_dim());
+      recent.load(first_slot + row, offset, work.rows + row * codec.head_dim(), work.row);
     }
     const EncodeResult result =
         encode({work.rows, count, codec.head_dim()}, codec, first_slot, work);
@@ -113,10 +116,10 @@ struct HeadSide {
               Rows<Accumulator> rows, const SideScratch<T>& work) const noexcept {
     for (std::size_t token = 0; token < rows.count;) {
       if (segments.is_sink(token)) {
-        sinks.load(token, kNoOffset, rows.row(token));
+        sinks.load(token, kNoOffset, rows.row(token), work.row);
         ++token;
       } else if (!segments.is_encoded(token)) {
-        recent.load(segments.slot(token), kNoOffset, rows.row(token));
+        recent.load(segments.slot(token), kNoOffset, rows.row(token), work.row);
         ++token;
       } else {
         const std::size_t count = std::min(kTileTokens, segments.first_recent() - token);

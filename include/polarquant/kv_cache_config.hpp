@@ -14,6 +14,7 @@
 #include "polarquant/error.hpp"
 #include "polarquant/float_types.hpp"
 #include "polarquant/format.hpp"
+#include "polarquant/packed_codes.hpp"
 #include "polarquant/rotation.hpp"
 #include "polarquant/tile_pages.hpp"
 #include "polarquant/version.hpp"
@@ -64,11 +65,12 @@ struct KVCacheConfig {
   // the window holds num_recent_tokens to num_recent_tokens + kTileTokens - 1 tokens, as far as
   // there are so many. 0: a token is encoded when it is appended. kAllTokens: until
   // encode_recent().
-  std::size_t num_sink_tokens = 0;
-  std::size_t num_recent_tokens = 0;
+  // The sinks by default are what makes centring pay: docs/design.md.
+  std::size_t num_sink_tokens = 4;
+  std::size_t num_recent_tokens = kTileTokens;
   FloatType exact_type = FloatType::kFloat16;
 
-  Centering centering = Centering::kNone;
+  Centering centering = Centering::kEstimated;
   std::size_t num_centering_tokens = 128;
 
   // For kGiven, [num_kv_heads * head_dim] of the side; empty: that side is not centred. An

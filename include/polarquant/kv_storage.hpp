@@ -251,12 +251,12 @@ class KVStorage {
 
   bool has_window() const { return config_.num_recent_tokens > 0 || mean_is_pending_; }
 
-  // Rows that the ring of recent tokens needs at most. It holds the window, what is missing to a
-  // whole tile, and a chunk that has just come.
+  // Rows that the ring of recent tokens needs at most: the window, what is missing to a whole tile,
+  // and a chunk that has just come; or all that is waited for before the first is encoded.
   std::size_t ring_limit() const {
     const std::size_t window = config_.num_recent_tokens;
-    const std::size_t pending = mean_is_pending_ ? config_.num_centering_tokens : 0;
-    return round_up(std::max(window, pending) + (window > 0 ? 2 * kTileTokens : 0));
+    return round_up(std::max(window > 0 ? window + 2 * kTileTokens : 0,
+                             mean_is_pending_ ? config_.num_centering_tokens : 0));
   }
 
   // Doubles, so that growing token by token moves each row but a few times.

@@ -22,5 +22,6 @@
 #include "polarquant/attention_options.hpp"
 #include "polarquant/partial_attention.hpp"
 #include "polarquant/kv_cache.hpp"
+#include "polarquant/kv_cache_batch.hpp"
 #include "polarquant/serialization.hpp"
 // clang-format on

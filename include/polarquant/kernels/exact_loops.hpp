@@ -20,32 +20,58 @@ namespace loops {
 
 inline constexpr std::size_t kExactLanes = 16;
 
-// out[i] = stored number i, i < count, a multiple of kExactLanes.
+// No lambdas: they do not take on the target of the function they are inlined into.
+struct Float16ToFloat {
+  POLARQUANT_ALWAYS_INLINE float operator()(std::uint16_t bits) const {
+    return float16_to_float(bits);
+  }
+};
+struct BFloat16ToFloat {
+  POLARQUANT_ALWAYS_INLINE float operator()(std::uint16_t bits) const {
+    return bfloat16_to_float(bits);
+  }
+};
+struct Same {
+  template <typename T>
+  POLARQUANT_ALWAYS_INLINE T operator()(T number) const {
+    return number;
+  }
+};
+
+template <typename Stored, typename T, typename Convert>
+POLARQUANT_ALWAYS_INLINE void expand_as(const std::byte* stored, std::size_t count, T* out,
+                                        const Convert& convert) {
+  for (std::size_t i = 0; i < count; ++i) {
+    Stored number;
+    std::memcpy(&number, stored + i * sizeof number, sizeof number);
+    out[i] = static_cast<T>(convert(number));
+  }
+}
+
+// out[i] = stored number i, i < count.
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void expand(FloatType type, const std::byte* stored, std::size_t count,
                                      T* out) {
-  for (std::size_t i = 0; i < count; i += kExactLanes) {
-    if (type == FloatType::kBFloat16 || type == FloatType::kFloat16) {
-      std::uint16_t bits[kExactLanes];
-      std::memcpy(bits, stored + 2 * i, sizeof bits);
-      if (type == FloatType::kBFloat16) {
-        for (std::size_t j = 0; j < kExactLanes; ++j) {
-          out[i + j] = static_cast<T>(bfloat16_to_float(bits[j]));
-        }
-      } else {
-        for (std::size_t j = 0; j < kExactLanes; ++j) {
-          out[i + j] = static_cast<T>(float16_to_float(bits[j]));
-        }
-      }
-    } else if (type == FloatType::kFloat32) {
-      float values[kExactLanes];
-      std::memcpy(values, stored + 4 * i, sizeof values);
-      for (std::size_t j = 0; j < kExactLanes; ++j) out[i + j] = static_cast<T>(values[j]);
-    } else {
-      double values[kExactLanes];
-      std::memcpy(values, stored + 8 * i, sizeof values);
-      for (std::size_t j = 0; j < kExactLanes; ++j) out[i + j] = static_cast<T>(values[j]);
-    }
+  if (type == FloatType::kFloat16) {
+    expand_as<std::uint16_t>(stored, count, out, Float16ToFloat{});
+  } else if (type == FloatType::kBFloat16) {
+    expand_as<std::uint16_t>(stored, count, out, BFloat16ToFloat{});
+  } else if (type == FloatType::kFloat32) {
+    expand_as<float>(stored, count, out, Same{});
+  } else {
+    expand_as<double>(stored, count, out, Same{});
+  }
+}
+
+// The sum of kCount numbers, a power of two, by halves.
+template <std::size_t kCount, typename T>
+POLARQUANT_ALWAYS_INLINE T sum_by_halves(const T* numbers) {
+  if constexpr (kCount == 1) {
+    return numbers[0];
+  } else {
+    T halves[kCount / 2];
+    for (std::size_t j = 0; j < kCount / 2; ++j) halves[j] = numbers[j] + numbers[j + kCount / 2];
+    return sum_by_halves<kCount / 2>(halves);
   }
 }
 
@@ -59,10 +85,7 @@ POLARQUANT_ALWAYS_INLINE void dot_rows(const T* query, Rows<const T> rows, std::
     for (std::size_t i = 0; i < width; i += kExactLanes) {
       for (std::size_t j = 0; j < kExactLanes; ++j) lanes[j] += query[i + j] * row[i + j];
     }
-    for (std::size_t half = kExactLanes / 2; half > 0; half /= 2) {
-      for (std::size_t j = 0; j < half; ++j) lanes[j] += lanes[j + half];
-    }
-    scores[t] = lanes[0];
+    scores[t] = sum_by_halves<kExactLanes>(lanes);
   }
 }
 
