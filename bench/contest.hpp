@@ -6,9 +6,12 @@
 #include <cmath>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "memory.hpp"
 
 namespace polarquant_bench {
 
@@ -18,6 +21,7 @@ struct Side {
   double num_tokens = 0.0;
   double num_bytes = 0.0;
   std::function<void()> run;
+  std::shared_ptr<RowMatrix<float>> result;  // of the last run, if it can be checked
 };
 
 inline double median(std::vector<double> values) {
@@ -29,15 +33,14 @@ inline double median(std::vector<double> values) {
 class Contest {
  public:
   // A turn lasts about turn_seconds, one run at least.
-  Contest(std::vector<Side> sides, double turn_seconds) : sides_(std::move(sides)) {
+  Contest(std::vector<Side> sides, double turn_seconds)
+      : sides_(std::move(sides)), num_runs_(sides_.size(), 1), seconds_(sides_.size()) {
     // The first run touches memory for the first time.
     for (const Side& side : sides_) side.run();
-    for (const Side& side : sides_) {
-      num_runs_.push_back(1);
-      const double seconds = take_turn(num_runs_.size() - 1) * side.num_tokens;
-      num_runs_.back() = std::max(1, static_cast<int>(std::lround(turn_seconds / seconds)));
+    for (std::size_t i = 0; i < sides_.size(); ++i) {
+      const double run_seconds = take_turn(i) * sides_[i].num_tokens;
+      num_runs_[i] = std::max(1, static_cast<int>(std::lround(turn_seconds / run_seconds)));
     }
-    seconds_.resize(sides_.size());
   }
 
   const Side& side(std::size_t i) const { return sides_[i]; }
@@ -52,7 +55,7 @@ class Contest {
   // Seconds per token.
   double median_seconds(std::size_t i) const { return median(seconds_[i]); }
 
-  // Side i's time over side j's in the same round.
+  // Side i's time per token over side j's in the same round.
   double median_ratio(std::size_t i, std::size_t j) const {
     std::vector<double> ratios;
     for (std::size_t round = 0; round < seconds_[i].size(); ++round) {
@@ -72,8 +75,8 @@ class Contest {
   }
 
   std::vector<Side> sides_;
-  std::vector<int> num_runs_;
-  std::vector<std::vector<double>> seconds_;  // [side][round]
+  std::vector<int> num_runs_;                 // per turn
+  std::vector<std::vector<double>> seconds_;  // [side][round], per token
 };
 
 }  // namespace polarquant_bench

@@ -212,7 +212,7 @@ TEST_P(Float16CacheTest, AttentionEqualsAttentionInDouble) {
   const Isa isa = GetParam();
   if (!polarquant::isa_is_available(isa)) GTEST_SKIP() << "this machine lacks it";
   Random random(5);
-  for (const int group_size : {1, 2, 3, 4, 6}) {
+  for (const int group_size : {1, 2, 3, 4, 6, 7, 8}) {
     for (const int head_dim : {64, 80, 128}) {
       for (const Eigen::Index num_tokens : {1, 7, 16, 127, 300}) {
         const HeadShape shape = {2, 2 * group_size, head_dim, head_dim == 80 ? 64 : head_dim};
@@ -260,7 +260,7 @@ TEST_P(Float16CacheTest, LargeScoresDoNotOverflow) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, Float16CacheTest,
-                         testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512));
+                         testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon));
 
 TEST(Float16Cache, HoldsTwoBytesForEachCoordinate) {
   const HeadShape shape = {3, 9, 64, 64};

@@ -1,4 +1,5 @@
-// Attention over fp16 rows on any machine's loops: online softmax, a block of tokens at a time.
+// Attention over fp16 rows (or blocks of 8 or 4 bits) on any machine's loops: online softmax, a
+// block of tokens at a time.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +17,17 @@ namespace polarquant_baselines {
 struct Float16Span {
   const std::uint16_t* data;
   std::size_t stride;
+
+  const std::uint16_t* row(std::size_t token) const { return data + token * stride; }
+};
+
+// Rows as BlockKernels takes them.
+struct BlockSpan {
+  const std::byte* data;
+  std::size_t stride;  // coordinates
+  std::size_t row_bytes;
+
+  const std::byte* row(std::size_t token) const { return data + token * row_bytes; }
 };
 
 // Memory for one call: up to kMaxGroup query heads.
@@ -32,15 +44,15 @@ struct Float16Work {
 
 // work.sums[h] = sum over tokens of exp(scale q_h . k_t - maximum_h) v_t, and work.totals[h] the
 // sum of those weights, for the queries in work.queries.
-inline void attend_group(const Float16Kernels& kernels, const Float16Span& keys,
-                         const Float16Span& values, std::size_t num_tokens, std::size_t group,
-                         float scale, Float16Work& work) {
+template <typename Kernels, typename Span>
+void attend_group(const Kernels& kernels, const Span& keys, const Span& values,
+                  std::size_t num_tokens, std::size_t group, float scale, Float16Work& work) {
   std::fill(work.sums.begin(), work.sums.end(), 0.0f);
   work.totals.fill(0.0f);
   work.maxima.fill(-HUGE_VALF);
   for (std::size_t token = 0; token < num_tokens; token += kTokenBlock) {
     const std::size_t count = std::min(kTokenBlock, num_tokens - token);
-    kernels.score(keys.data + token * keys.stride, count, keys.stride, work.queries.data(), group,
+    kernels.score(keys.row(token), count, keys.stride, work.queries.data(), group,
                   work.weights.data(), kTokenBlock);
     for (std::size_t h = 0; h < group; ++h) {
       float* const weights = work.weights.data() + h * kTokenBlock;
@@ -53,8 +65,8 @@ inline void attend_group(const Float16Kernels& kernels, const Float16Span& keys,
       }
       work.totals[h] += kernels.exponentiate(weights, count, scale, work.maxima[h]);
     }
-    kernels.accumulate(values.data + token * values.stride, count, values.stride,
-                       work.weights.data(), kTokenBlock, group, work.sums.data());
+    kernels.accumulate(values.row(token), count, values.stride, work.weights.data(), kTokenBlock,
+                       group, work.sums.data());
   }
 }
 

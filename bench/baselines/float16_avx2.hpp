@@ -120,7 +120,8 @@ POLARQUANT_BASELINES_AVX2 void accumulate_group(const std::uint16_t* rows, std::
   constexpr std::size_t kColumns = 8 * kRegisters;
   // Few tokens at a time, so that their rows are still near for the columns after the first.
   constexpr std::size_t kFewTokens = 16;
-  const std::size_t num_ahead = kFewTokens * stride;
+  const std::size_t num_ahead =
+      stride <= kColumns ? kPrefetchBytes / sizeof(std::uint16_t) : kFewTokens * stride;
   for (std::size_t first = 0; first < num_tokens; first += kFewTokens) {
     const std::size_t left = num_tokens - first;
     const std::size_t count = left < kFewTokens ? left : kFewTokens;
@@ -163,6 +164,28 @@ inline void accumulate(const std::uint16_t* rows, std::size_t num_tokens, std::s
       accumulate_group<1>, accumulate_group<2>, accumulate_group<3>, accumulate_group<4>,
       accumulate_group<5>, accumulate_group<6>, accumulate_group<7>, accumulate_group<8>};
   kRun[group - 1](rows, num_tokens, stride, weights, weight_stride, sums);
+}
+
+POLARQUANT_BASELINES_AVX2 inline float dot(const std::uint16_t* row, std::size_t stride,
+                                           const float* query) {
+  __m256 sums[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  __m256 more[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  std::size_t i = 0;
+  for (; i + 32 <= stride; i += 32) {
+    for (std::size_t k = 0; k < 2; ++k) {
+      const std::size_t j = i + 16 * k;
+      sums[k] = _mm256_fmadd_ps(load_halves(row + j), _mm256_loadu_ps(query + j), sums[k]);
+      more[k] = _mm256_fmadd_ps(load_halves(row + j + 8), _mm256_loadu_ps(query + j + 8), more[k]);
+    }
+  }
+  for (; i < stride; i += 8) {
+    sums[0] = _mm256_fmadd_ps(load_halves(row + i), _mm256_loadu_ps(query + i), sums[0]);
+  }
+  const __m256 sum =
+      _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(more[0], more[1]));
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
 POLARQUANT_BASELINES_AVX2 inline float maximum(const float* weights, std::size_t num_tokens) {

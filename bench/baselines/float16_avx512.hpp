@@ -137,7 +137,8 @@ POLARQUANT_BASELINES_AVX512 void accumulate_group(const std::uint16_t* rows, std
   constexpr std::size_t kColumns = 16 * kRegisters;
   // Few tokens at a time, so that their rows are still near for the columns after the first.
   constexpr std::size_t kFewTokens = 16;
-  const std::size_t num_ahead = kFewTokens * stride;
+  const std::size_t num_ahead =
+      stride <= kColumns ? kPrefetchBytes / sizeof(std::uint16_t) : kFewTokens * stride;
   for (std::size_t first = 0; first < num_tokens; first += kFewTokens) {
     const std::size_t left = num_tokens - first;
     const std::size_t count = left < kFewTokens ? left : kFewTokens;
@@ -180,6 +181,24 @@ inline void accumulate(const std::uint16_t* rows, std::size_t num_tokens, std::s
       accumulate_group<1>, accumulate_group<2>, accumulate_group<3>, accumulate_group<4>,
       accumulate_group<5>, accumulate_group<6>, accumulate_group<7>, accumulate_group<8>};
   kRun[group - 1](rows, num_tokens, stride, weights, weight_stride, sums);
+}
+
+POLARQUANT_BASELINES_AVX512 inline float dot(const std::uint16_t* row, std::size_t stride,
+                                             const float* query) {
+  __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                    _mm512_setzero_ps()};
+  std::size_t i = 0;
+  for (; i + 64 <= stride; i += 64) {
+    for (std::size_t k = 0; k < 4; ++k) {
+      sums[k] = _mm512_fmadd_ps(load_halves(row + i + 16 * k), _mm512_loadu_ps(query + i + 16 * k),
+                                sums[k]);
+    }
+  }
+  for (; i < stride; i += 16) {
+    sums[0] = _mm512_fmadd_ps(load_halves(row + i), _mm512_loadu_ps(query + i), sums[0]);
+  }
+  return _mm512_reduce_add_ps(
+      _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
 }
 
 POLARQUANT_BASELINES_AVX512 inline float maximum(const float* weights, std::size_t num_tokens) {

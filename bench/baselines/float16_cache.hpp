@@ -16,6 +16,7 @@
 #include "baselines/float16_avx2.hpp"
 #include "baselines/float16_avx512.hpp"
 #include "baselines/float16_kernels.hpp"
+#include "baselines/float16_neon.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/kv_cache_config.hpp"
 
@@ -25,13 +26,18 @@ namespace polarquant_baselines {
 inline Float16Kernels float16_kernels(polarquant::Isa isa) {
 #if defined(__GNUC__) && defined(__x86_64__)
   if (isa == polarquant::Isa::kAvx512) {
-    return {avx512::score, avx512::accumulate, avx512::maximum, avx512::exponentiate};
+    return {avx512::score, avx512::accumulate, avx512::dot, avx512::maximum, avx512::exponentiate};
   }
   if (isa == polarquant::Isa::kAvx2)
-    return {avx2::score, avx2::accumulate, avx2::maximum, avx2::exponentiate};
+    return {avx2::score, avx2::accumulate, avx2::dot, avx2::maximum, avx2::exponentiate};
+#elif defined(__aarch64__)
+  if (isa == polarquant::Isa::kNeon) {
+    return {neon::score, neon::accumulate, neon::dot, neon::maximum, neon::exponentiate};
+  }
 #endif
   static_cast<void>(isa);
-  return {portable::score, portable::accumulate, portable::maximum, portable::exponentiate};
+  return {portable::score, portable::accumulate, portable::dot, portable::maximum,
+          portable::exponentiate};
 }
 
 // fp16 rows of one KV head, aligned to a cache line; rows are `stride` halves, zero beyond the

@@ -16,12 +16,13 @@
 #endif
 
 namespace polarquant_baselines {
+
 inline constexpr std::size_t kTokenBlock = 128;  // tokens per pass; a multiple of 16
 inline constexpr std::size_t kMaxGroup = 8;      // query heads that share one conversion
 
-// Bytes ahead of the row being read that the next is fetched from; of 1 to 8 KB the best from
+// Bytes ahead of the row being read that the next is fetched from: of 0 to 8 KB the best from
 // memory, and no loss in cache.
-inline constexpr std::size_t kPrefetchBytes = 2048;
+inline constexpr std::size_t kPrefetchBytes = 3072;
 
 // The loops. Rows are [num_tokens rounded up to 16, stride], stride a multiple of 16, zero beyond
 // the real width; group = 1 .. kMaxGroup query heads. weights holds scores or softmax weights,
@@ -34,6 +35,8 @@ struct Float16Kernels {
   void (*accumulate)(const std::uint16_t* rows, std::size_t num_tokens, std::size_t stride,
                      const float* weights, std::size_t weight_stride, std::size_t group,
                      float* sums);
+  // <query, row>, one row at a time; query: [stride].
+  float (*dot)(const std::uint16_t* row, std::size_t stride, const float* query);
   // The largest of weights[0 .. num_tokens), num_tokens > 0.
   float (*maximum)(const float* weights, std::size_t num_tokens);
   // weights[t] = exp(scale * weights[t] - maximum), zero from num_tokens to the next multiple of
@@ -92,6 +95,12 @@ inline void accumulate(const std::uint16_t* rows, std::size_t num_tokens, std::s
       }
     }
   }
+}
+
+inline float dot(const std::uint16_t* row, std::size_t stride, const float* query) {
+  float weight;
+  score(row, 1, stride, query, 1, &weight, 1);
+  return weight;
 }
 
 inline float maximum(const float* weights, std::size_t num_tokens) {

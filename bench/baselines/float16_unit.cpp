@@ -3,6 +3,7 @@
 #include "baselines/float16_avx2.hpp"
 #include "baselines/float16_avx512.hpp"
 #include "baselines/float16_kernels.hpp"
+#include "baselines/float16_neon.hpp"
 #include "baselines/units.hpp"
 
 #if defined(__clang__)
@@ -16,14 +17,21 @@ extern "C" void POLARQUANT_BASELINES_ENTRY(polarquant_baselines::UnitIsa isa,
   using namespace polarquant_baselines;
 #if defined(__GNUC__) && defined(__x86_64__)
   if (isa == UnitIsa::kAvx512) {
-    *kernels = {avx512::score, avx512::accumulate, avx512::maximum, avx512::exponentiate};
+    *kernels = {avx512::score, avx512::accumulate, avx512::dot, avx512::maximum,
+                avx512::exponentiate};
     return;
   }
   if (isa == UnitIsa::kAvx2) {
-    *kernels = {avx2::score, avx2::accumulate, avx2::maximum, avx2::exponentiate};
+    *kernels = {avx2::score, avx2::accumulate, avx2::dot, avx2::maximum, avx2::exponentiate};
+    return;
+  }
+#elif defined(__aarch64__)
+  if (isa == UnitIsa::kNeon) {
+    *kernels = {neon::score, neon::accumulate, neon::dot, neon::maximum, neon::exponentiate};
     return;
   }
 #endif
   static_cast<void>(isa);
-  *kernels = {portable::score, portable::accumulate, portable::maximum, portable::exponentiate};
+  *kernels = {portable::score, portable::accumulate, portable::dot, portable::maximum,
+              portable::exponentiate};
 }
