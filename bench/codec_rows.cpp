@@ -109,8 +109,7 @@ Work encode_work(const Row& row) {
                {inputs->keys.data() + t * codec->keys.head_dim(), count, codec->keys.head_dim()},
                {codes->head<std::byte>(0) + t * bytes, count, bytes}, scratch->data());
          }
-       },
-       nullptr});
+       }});
   work.sides.front().run();
   RowMatrix<float> decoded(row.num_tokens, row.head_dim);
   codec->keys.decode({codes->head<std::byte>(0), num_tokens, bytes}, rows_of(decoded),
@@ -138,14 +137,12 @@ Work decode_work(const Row& row) {
   const auto decoded =
       std::make_shared<RowMatrix<float>>(static_cast<Eigen::Index>(kTileTokens), row.head_dim);
   work.sides.push_back({"ours", static_cast<double>(num_tiles * kTileTokens),
-                        static_cast<double>(num_tiles * tile_bytes),
-                        [=] {
+                        static_cast<double>(num_tiles * tile_bytes), [=] {
                           for (std::size_t i = 0; i < num_tiles; ++i) {
                             codec->keys.decode_tile(tiles->head<std::byte>(0) + i * tile_bytes,
                                                     rows_of(*decoded), scratch->data());
                           }
-                        },
-                        nullptr});
+                        }});
   work.sides.front().run();
   work.error = relative_mse(
       *decoded, inputs->keys.middleRows(static_cast<Eigen::Index>((num_tiles - 1) * kTileTokens),
@@ -173,10 +170,9 @@ Work append_work(const Row& row) {
   Work work;
   name_codec(cache->codec()->keys, work);
   const double num_bytes = static_cast<double>(cache->bytes_per_token()) * row.num_tokens;
+  work.sides.push_back({"ours", static_cast<double>(row.num_tokens), num_bytes, append_by(1)});
   work.sides.push_back(
-      {"ours", static_cast<double>(row.num_tokens), num_bytes, append_by(1), nullptr});
-  work.sides.push_back(
-      {"batches of 512", static_cast<double>(row.num_tokens), num_bytes, append_by(512), nullptr});
+      {"batches of 512", static_cast<double>(row.num_tokens), num_bytes, append_by(512)});
   return work;
 }
 

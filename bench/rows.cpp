@@ -40,8 +40,7 @@ Side stream_side(std::size_t memory_bytes, std::size_t num_ahead) {
           [num_ahead] {
             benchmark::DoNotOptimize(polarquant_stream_sum(chunks.head<float>(turn.next()),
                                                            kChunkBytes / sizeof(float), num_ahead));
-          },
-          nullptr};
+          }};
 }
 
 }  // namespace

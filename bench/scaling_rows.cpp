@@ -1,6 +1,9 @@
 // What more cores and longer caches do to attention.
 #include <memory>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "heads.hpp"
 #include "rows.hpp"
@@ -32,18 +35,15 @@ Work threads_work(const Row& row) {
   work.kernel = cache->kernel_name();
   work.bits = config.key_format.bits_per_coordinate();
   work.sides.push_back(
-      {"two threads", num_tokens, num_bytes,
-       [attend, scratch] {
+      {"two threads", num_tokens, num_bytes, [attend, scratch] {
          std::thread other(attend, polarquant::HeadRange{1, 1}, (*scratch)[1].data());
          attend({0, 1}, (*scratch)[0].data());
          other.join();
-       },
-       nullptr});
-  work.sides.push_back({"one thread", num_tokens, num_bytes,
-                        [attend, scratch] {
+       }});
+  work.sides.push_back({"one thread", num_tokens, num_bytes, [attend, scratch] {
                           attend({0, kNumThreads}, (*scratch)[0].data());
-                        },
-                        nullptr});
+                        }});
+  for (Side& side : work.sides) side.has_threads = true;
   return work;
 }
 
@@ -61,12 +61,10 @@ Work growth_work(const Row& row) {
     work.sides.push_back(
         {num_tokens == row.num_tokens ? "ours" : std::to_string(num_tokens) + " tokens",
          static_cast<double>(num_tokens),
-         static_cast<double>(heads->front().bytes_per_token()) * num_tokens,
-         [=] {
+         static_cast<double>(heads->front().bytes_per_token()) * num_tokens, [=] {
            heads->next().attend({inputs->queries.data(), 1, width}, rows_of(*output),
                                 heads->scratch());
-         },
-         nullptr});
+         }});
   }
   return work;
 }

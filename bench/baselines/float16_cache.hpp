@@ -212,8 +212,8 @@ class Float16Cache {
   void attend_group(int head, std::size_t group, std::size_t visible, Float16Work& work) const {
     const Float16Rows& keys = keys_[static_cast<std::size_t>(shape_.kv_head_of(head))];
     const Float16Rows& values = values_[static_cast<std::size_t>(shape_.kv_head_of(head))];
-    polarquant_baselines::attend_group(kernels_, {keys.row(0), keys.stride()},
-                                       {values.row(0), values.stride()}, visible, group,
+    polarquant_baselines::attend_group(kernels_, Float16Span{keys.row(0), keys.stride()},
+                                       Float16Span{values.row(0), values.stride()}, visible, group,
                                        1.0f / std::sqrt(static_cast<float>(shape_.key_dim)), work);
   }
 
