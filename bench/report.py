@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs the benchmarks and makes tables, a page and a plot of their rows.
 
-usage: report.py PROGRAM [--quick] [--filter REGEX] [--page FILE] [--plot FILE]
+usage: report.py PROGRAM [--quick] [--filter REGEX] [--rows FILE] [--page FILE] [--plot FILE]
 
 --quick prints the table of goals alone; --filter (of row names) the rows that match. Neither writes
-the page or the plot.
+the page or the plot. The rows are kept in a file; --rows makes the tables of such a file again.
 """
 import argparse
 import json
@@ -14,7 +14,6 @@ import platform
 import re
 import subprocess
 import sys
-import tempfile
 
 ROW = re.compile(
     r"(?P<operation>\w+)/(?P<format>[^/]+)/(?P<isa>[^/]+)/(?P<head_dim>\d+)/(?P<num_tokens>\d+)"
@@ -49,17 +48,23 @@ GOALS = [
 ]
 
 
-def run(program, arguments):
+def run(program, arguments, out):
+    """Writes Google Benchmark's file of rows."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [program, f"--benchmark_out={out}", "--benchmark_out_format=json", *arguments],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    # What page() tells of the machine, as it was then.
+    result = json.loads(out.read_text(encoding="utf-8"))
+    result["context"]["load"] = os.getloadavg()[1]
+    out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def read(path):
     """Google Benchmark's context, and the rows by name."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = pathlib.Path(folder) / "rows.json"
-        subprocess.run(
-            [program, f"--benchmark_out={out}", "--benchmark_out_format=json", *arguments],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        result = json.loads(out.read_text(encoding="utf-8"))
+    result = json.loads(path.read_text(encoding="utf-8"))
     rows = {}
     for row in result["benchmarks"]:
         name = row["name"].split("/iterations:")[0]
@@ -242,8 +247,7 @@ def machine(context, rows):
             f" on each side in rotation; a plain sum reads {sorted(streams)[middle] / 1e9:.1f} GB/s"
             f" meanwhile, with prefetching {sorted(fetched)[middle] / 1e9:.1f}"
         )
-    load = os.getloadavg()[1]
-    lines.append(f"- load of the machine in the five minutes before the end: {load:.1f}")
+    lines.append(f"- load in the five minutes before the end, 1 is ours: {context['load']:.1f}")
     return lines + [""]
 
 
@@ -259,26 +263,27 @@ say 16-bit run with `Arithmetic::kFixedPoint`.
 
 
 def page(context, rows, isa, plot_path, page_path):
-    exact = [row for row in rows.values() if row["isa"] == isa and is_ours(row)]
+    main = main_isa(rows, isa)
+    ours = [row for row in rows.values() if is_ours(row) and row["num_tokens"] == "32768"]
+    exact = [row for row in ours if row["isa"] == isa and isa != main]
+    # Without those that the other tables have.
     operations = [
         row
-        for row in rows.values()
-        if is_ours(row)
-        and row["isa"] != isa
-        and row["head_dim"] == "128"
-        and row["regime"] == "hot"
+        for row in ours
+        if (row["isa"], row["head_dim"], row["regime"]) == (main, "128", "hot")
         and (row["format"] == "paper" or row["operation"] not in ("scores", "attention"))
-        and (row["num_tokens"] == "32768" or row["operation"] not in ("attention",))
+        and row["operation"] not in ("threads", "append", "growth")
     ]
+    operations.sort(key=lambda row: row["operation"])
     lines = ["# Benchmarks", "", ABOUT, *machine(context, rows)]
-    lines += ["## Goals", "", *goals(rows, main_isa(rows, isa))]
+    lines += ["## Goals", "", *goals(rows, main)]
     lines += ["## Widths and formats", "", "ns per token, hot (ratio to fp16).", ""]
-    lines += widths(rows, main_isa(rows, isa))
+    lines += widths(rows, main)
     lines += ["## Operations", "", *details(operations)]
     if exact:
         lines += ["## Exact arithmetic", "", *details(exact)]
     lines += ["## Other formats", "", *details(r for r in rows.values() if not is_ours(r))]
-    points = lengths(rows, main_isa(rows, isa))
+    points = lengths(rows, main)
     if points:
         image = os.path.relpath(plot_path, page_path.parent)
         lines += ["## Length of the cache", "", f"![ns per token by cache length]({image})", ""]
@@ -300,6 +305,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("--quick", action="store_true", help="the table of goals alone")
     parser.add_argument("--filter", help="a regular expression of row names")
+    parser.add_argument("--rows", type=pathlib.Path, help="a file of rows, instead of a run")
     parser.add_argument("--page", type=pathlib.Path, default=pathlib.Path("docs/benchmarks.md"))
     parser.add_argument(
         "--plot", type=pathlib.Path, default=pathlib.Path("docs/images/time_by_length.png")
@@ -308,7 +314,10 @@ def main():
     arguments = ["--quick"] if options.quick else []
     if options.filter:
         arguments.append(f"--benchmark_filter={options.filter}")
-    context, rows = run(options.program, arguments)
+    rows_path = options.rows or pathlib.Path("out/bench/rows.json")
+    if options.rows is None:
+        run(options.program, arguments, rows_path)
+    context, rows = read(rows_path)
     isa = context["isa"]
     if options.filter:
         print("\n".join(details(rows.values())))
@@ -316,8 +325,8 @@ def main():
     print("\n".join(machine(context, rows) + goals(rows, main_isa(rows, isa))))
     if options.quick:
         return
-    plot(lengths(rows, main_isa(rows, isa)), options.plot)
     options.page.write_text(page(context, rows, isa, options.plot, options.page), encoding="utf-8")
+    plot(lengths(rows, main_isa(rows, isa)), options.plot)
     print(f"wrote {options.page} and {options.plot}")
 
 
