@@ -15,11 +15,13 @@ ifneq ($(shell command -v ninja),)
 export CMAKE_GENERATOR ?= Ninja
 endif
 
-.PHONY: help test demo sample format check-format clean install-for-test install-for-demo
+.PHONY: help test demo bench sample format check-format clean \
+        install-for-test install-for-demo install-for-bench
 
 help:
 	@echo "make test                the tests, in a release build"
 	@echo "make demo [ARGS=...]     the demo on real keys and values; ARGS=\"--data FOLDER\" takes yours"
+	@echo "make bench [ARGS=...]    the benchmarks; ARGS=--quick for the table of goals alone"
 	@echo "make sample TEXT=FILE    the demo's sample again, from a text (examples/llama_cpp/)"
 	@echo "make format              clang-format on every source"
 	@echo "make check-format        fails when a source is not formatted"
@@ -31,6 +33,9 @@ install-for-test:
 install-for-demo:
 	@scripts/install_dependencies.sh demo
 
+install-for-bench:
+	@scripts/install_dependencies.sh bench
+
 test: install-for-test
 	cmake -S . -B build/test -DPOLARQUANT_BUILD_BENCH=OFF $(CMAKE_ARGS)
 	cmake --build build/test -j $(JOBS)
@@ -41,6 +46,11 @@ demo: install-for-demo
 	cmake --build build/demo -j $(JOBS) --target polarquant_demo
 	build/demo/examples/polarquant_demo --out out/demo $(ARGS)
 	$(PYTHON) examples/demo/plot.py out/demo
+
+bench: install-for-bench
+	cmake -S . -B build/bench -DPOLARQUANT_BUILD_TESTS=OFF -DPOLARQUANT_BUILD_EXAMPLES=OFF $(CMAKE_ARGS)
+	cmake --build build/bench -j $(JOBS) --target bench_polarquant
+	$(PYTHON) bench/report.py build/bench/bench/bench_polarquant $(ARGS)
 
 sample:
 	@test -n "$(TEXT)" || { echo "make sample needs TEXT=FILE" >&2; exit 2; }

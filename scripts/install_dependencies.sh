@@ -45,6 +45,10 @@ for part in "$@"; do
       ;;
     bench)
       need_header benchmark/benchmark.h libbenchmark-dev
+      need_command g++ g++  # The baseline is built by both compilers, and the faster counts.
+      need_command clang++ clang
+      need_python_module numpy python3-numpy
+      need_python_module matplotlib python3-matplotlib
       ;;
     ci)
       need_command g++ g++

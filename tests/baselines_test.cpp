@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "baselines/block_codecs.hpp"
+#include "baselines/block_kernels.hpp"
 #include "baselines/codec_cache.hpp"
 #include "baselines/exact_attention.hpp"
 #include "baselines/float16.hpp"
@@ -212,7 +213,7 @@ TEST_P(Float16CacheTest, AttentionEqualsAttentionInDouble) {
   const Isa isa = GetParam();
   if (!polarquant::isa_is_available(isa)) GTEST_SKIP() << "this machine lacks it";
   Random random(5);
-  for (const int group_size : {1, 2, 3, 4, 6}) {
+  for (const int group_size : {1, 2, 3, 4, 6, 7, 8}) {
     for (const int head_dim : {64, 80, 128}) {
       for (const Eigen::Index num_tokens : {1, 7, 16, 127, 300}) {
         const HeadShape shape = {2, 2 * group_size, head_dim, head_dim == 80 ? 64 : head_dim};
@@ -260,13 +261,72 @@ TEST_P(Float16CacheTest, LargeScoresDoNotOverflow) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, Float16CacheTest,
-                         testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512));
+                         testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon));
 
 TEST(Float16Cache, HoldsTwoBytesForEachCoordinate) {
   const HeadShape shape = {3, 9, 64, 64};
   Float16Cache cache(shape);
   cache.append(RowMatrix<float>::Zero(1600, 192), RowMatrix<float>::Zero(1600, 192));
   EXPECT_EQ(cache.memory_bytes(), 1600u * 3 * 2 * 64 * 2);
+}
+
+#if defined(__GNUC__) && defined(__x86_64__)
+// The query is rounded to 8 bits, the codes are not.
+template <typename Codec, typename Block>
+void expect_block_kernels_compute_on_codes() {
+  if (!polarquant::isa_is_available(Isa::kAvx2)) GTEST_SKIP() << "this machine lacks it";
+  const BlockKernels kernels = blocks::kernels<Block>();
+  Random random(11);
+  for (const int head_dim : {64, 96, 256}) {
+    const Codec codec(static_cast<std::size_t>(head_dim));
+    const std::size_t num_tokens = 77;
+    const RowMatrix<float> rows = gaussian_matrix(random, 77, head_dim);
+    std::vector<std::byte> codes(num_tokens * codec.bytes_per_vector());
+    RowMatrix<float> decoded(77, head_dim);
+    for (std::size_t t = 0; t < num_tokens; ++t) {
+      codec.encode(rows.data() + t * codec.head_dim(), &codes[t * codec.bytes_per_vector()]);
+      codec.decode(&codes[t * codec.bytes_per_vector()], decoded.data() + t * codec.head_dim());
+    }
+    for (const int group : {1, 4, 8}) {
+      const RowMatrix<float> queries = gaussian_matrix(random, group, head_dim);
+      RowMatrix<float> scores(group, 80);
+      kernels.score(codes.data(), num_tokens, codec.head_dim(), queries.data(),
+                    static_cast<std::size_t>(group), scores.data(), 80);
+      const RowMatrix<float> exact = queries * decoded.transpose();
+      EXPECT_LT((scores.leftCols(77) - exact).norm(), 0.01f * exact.norm());
+      RowMatrix<float> sums = RowMatrix<float>::Zero(group, head_dim);
+      kernels.accumulate(codes.data(), num_tokens, codec.head_dim(), scores.data(), 80,
+                         static_cast<std::size_t>(group), sums.data());
+      const RowMatrix<float> exact_sums = scores.leftCols(77) * decoded;
+      EXPECT_LT((sums - exact_sums).norm(), 1e-5f * exact_sums.norm());
+    }
+  }
+}
+
+TEST(BlockKernels, ComputeOnCodesOfEightBits) {
+  expect_block_kernels_compute_on_codes<Q8Codec, blocks::Q8Block>();
+}
+
+TEST(BlockKernels, ComputeOnCodesOfFourBits) {
+  expect_block_kernels_compute_on_codes<Q4Codec, blocks::Q4Block>();
+}
+#endif
+
+TEST_P(Float16CacheTest, DotOfOneRowIsItsScore) {
+  const Isa isa = GetParam();
+  if (!polarquant::isa_is_available(isa)) GTEST_SKIP() << "this machine lacks it";
+  const Float16Kernels kernels = float16_kernels(isa);
+  Random random(12);
+  for (const std::size_t stride : {16u, 64u, 80u, 128u}) {
+    const RowMatrix<float> query = gaussian_matrix(random, 1, static_cast<int>(stride));
+    std::vector<std::uint16_t> rows(16 * stride);
+    for (std::uint16_t& half : rows) half = float_to_float16(static_cast<float>(random.gaussian()));
+    float scores[16];
+    kernels.score(rows.data(), 16, stride, query.data(), 1, scores, 16);
+    for (std::size_t t = 0; t < 16; ++t) {
+      EXPECT_NEAR(kernels.dot(&rows[t * stride], stride, query.data()), scores[t], 1e-4f);
+    }
+  }
 }
 
 TEST(CodecCache, AttendsToWhatItDecodes) {

@@ -19,10 +19,15 @@
 #define POLARQUANT_BASELINES_AVX512 __attribute__((target("avx512f,avx2,fma")))
 
 namespace polarquant_baselines {
+inline namespace POLARQUANT_BASELINES_COMPILER {
 namespace avx512 {
 
 POLARQUANT_BASELINES_AVX512 inline __m512 load_halves(const std::uint16_t* halves) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+}
+
+POLARQUANT_BASELINES_AVX512 inline void prefetch(const std::uint16_t* halves) {
+  _mm_prefetch(reinterpret_cast<const char*>(halves) + kPrefetchBytes, _MM_HINT_T0);
 }
 
 // Lane t of the result is the sum of rows[t]; rows: [16, 16].
@@ -47,56 +52,70 @@ POLARQUANT_BASELINES_AVX512 inline __m512 sum_rows(const float* rows) {
   return _mm512_permutexvar_ps(order, sums);
 }
 
-template <int kGroup>
+// kStride: the stride, or 0 for any.
+template <int kGroup, std::size_t kStride>
 POLARQUANT_BASELINES_AVX512 void score_group(const std::uint16_t* rows, std::size_t num_tokens,
-                                             std::size_t stride, const float* queries,
-                                             float* weights) {
+                                             std::size_t any_stride, const float* queries,
+                                             float* weights, std::size_t weight_stride) {
   // Tokens at once: enough independent sums to hide the latency of an addition.
-  constexpr std::size_t kTokens = 4;
-  alignas(64) float partial[kGroup][16 * 16];
+  constexpr int kTokens = kGroup <= 2 ? 4 : 2;
+  const std::size_t stride = kStride != 0 ? kStride : any_stride;
+  alignas(64) float partial[kGroup][256];
   for (std::size_t first = 0; first < num_tokens; first += 16) {
-    for (std::size_t t = 0; t < 16; t += kTokens) {
-      const std::uint16_t* const row = rows + (first + t) * stride;
+    for (int t = 0; t < 16; t += kTokens) {
+      const std::uint16_t* const row = rows + (first + static_cast<std::size_t>(t)) * stride;
       __m512 sums[kTokens][kGroup];
       for (auto& token_sums : sums) {
         for (__m512& sum : token_sums) sum = _mm512_setzero_ps();
       }
+#pragma GCC unroll 8
       for (std::size_t i = 0; i < stride; i += 16) {
         __m512 key[kTokens];
-        for (std::size_t k = 0; k < kTokens; ++k) key[k] = load_halves(row + k * stride + i);
+        for (int k = 0; k < kTokens; ++k) {
+          const std::uint16_t* const halves = row + static_cast<std::size_t>(k) * stride + i;
+          if (i % 32 == 0) prefetch(halves);
+          key[k] = load_halves(halves);
+        }
         const float* entry = queries + i;
         for (int h = 0; h < kGroup; ++h, entry += stride) {
           const __m512 query = _mm512_loadu_ps(entry);
-          for (std::size_t k = 0; k < kTokens; ++k) {
+          for (int k = 0; k < kTokens; ++k) {
             sums[k][h] = _mm512_fmadd_ps(key[k], query, sums[k][h]);
           }
         }
       }
-      for (std::size_t k = 0; k < kTokens; ++k) {
+      for (int k = 0; k < kTokens; ++k) {
         for (int h = 0; h < kGroup; ++h) _mm512_store_ps(&partial[h][16 * (t + k)], sums[k][h]);
       }
     }
     float* weight = weights + first;
-    for (int h = 0; h < kGroup; ++h, weight += kTokenBlock) {
+    for (int h = 0; h < kGroup; ++h, weight += weight_stride) {
       _mm512_storeu_ps(weight, sum_rows(partial[h]));
     }
   }
 }
 
+// Fetches the same columns of the rows num_ahead halves ahead.
 template <int kGroup, int kRegisters>
 POLARQUANT_BASELINES_AVX512 void accumulate_columns(const std::uint16_t* rows,
                                                     std::size_t num_tokens, std::size_t stride,
-                                                    const float* weights, float* sums) {
+                                                    const float* weights, std::size_t weight_stride,
+                                                    float* sums, std::size_t num_ahead) {
   __m512 totals[kGroup][kRegisters];
   float* sum = sums;
   for (int h = 0; h < kGroup; ++h, sum += stride) {
     for (int r = 0; r < kRegisters; ++r) totals[h][r] = _mm512_loadu_ps(sum + 16 * r);
   }
   for (std::size_t t = 0; t < num_tokens; ++t, rows += stride) {
+    for (int r = 0; r < kRegisters; r += 2) {
+      _mm_prefetch(reinterpret_cast<const char*>(rows + 16 * r + num_ahead), _MM_HINT_T0);
+    }
     __m512 value[kRegisters];
-    for (int r = 0; r < kRegisters; ++r) value[r] = load_halves(rows + 16 * r);
+    for (int r = 0; r < kRegisters; ++r) {
+      value[r] = load_halves(rows + 16 * r);
+    }
     const float* weight = weights + t;
-    for (int h = 0; h < kGroup; ++h, weight += kTokenBlock) {
+    for (int h = 0; h < kGroup; ++h, weight += weight_stride) {
       const __m512 w = _mm512_set1_ps(*weight);
       for (int r = 0; r < kRegisters; ++r) {
         totals[h][r] = _mm512_fmadd_ps(w, value[r], totals[h][r]);
@@ -112,30 +131,74 @@ POLARQUANT_BASELINES_AVX512 void accumulate_columns(const std::uint16_t* rows,
 template <int kGroup>
 POLARQUANT_BASELINES_AVX512 void accumulate_group(const std::uint16_t* rows, std::size_t num_tokens,
                                                   std::size_t stride, const float* weights,
-                                                  float* sums) {
-  std::size_t i = 0;
-  for (; i + 64 <= stride; i += 64) {
-    accumulate_columns<kGroup, 4>(rows + i, num_tokens, stride, weights, sums + i);
+                                                  std::size_t weight_stride, float* sums) {
+  // As many independent sums as fit thirty-two registers beside the values and a weight.
+  constexpr int kRegisters = kGroup <= 2 ? 8 : kGroup <= 4 ? 4 : 2;
+  constexpr std::size_t kColumns = 16 * kRegisters;
+  // Few tokens at a time, so that their rows are still near for the columns after the first.
+  constexpr std::size_t kFewTokens = 16;
+  const std::size_t num_ahead =
+      stride <= kColumns ? kPrefetchBytes / sizeof(std::uint16_t) : kFewTokens * stride;
+  for (std::size_t first = 0; first < num_tokens; first += kFewTokens) {
+    const std::size_t left = num_tokens - first;
+    const std::size_t count = left < kFewTokens ? left : kFewTokens;
+    const std::uint16_t* const row = rows + first * stride;
+    std::size_t i = 0;
+    for (; i + kColumns <= stride; i += kColumns) {
+      accumulate_columns<kGroup, kRegisters>(row + i, count, stride, weights + first, weight_stride,
+                                             sums + i, num_ahead);
+    }
+    for (; i < stride; i += 16) {
+      accumulate_columns<kGroup, 1>(row + i, count, stride, weights + first, weight_stride,
+                                    sums + i, num_ahead);
+    }
   }
-  for (; i < stride; i += 16) {
-    accumulate_columns<kGroup, 1>(rows + i, num_tokens, stride, weights, sums + i);
-  }
+}
+
+template <int kGroup>
+void score_width(const std::uint16_t* rows, std::size_t num_tokens, std::size_t stride,
+                 const float* queries, float* weights, std::size_t weight_stride) {
+  const auto run = stride == 64    ? score_group<kGroup, 64>
+                   : stride == 128 ? score_group<kGroup, 128>
+                   : stride == 256 ? score_group<kGroup, 256>
+                                   : score_group<kGroup, 0>;
+  run(rows, num_tokens, stride, queries, weights, weight_stride);
 }
 
 inline void score(const std::uint16_t* rows, std::size_t num_tokens, std::size_t stride,
-                  const float* queries, std::size_t group, float* weights) {
-  if (group == 4) return score_group<4>(rows, num_tokens, stride, queries, weights);
-  if (group == 3) return score_group<3>(rows, num_tokens, stride, queries, weights);
-  if (group == 2) return score_group<2>(rows, num_tokens, stride, queries, weights);
-  score_group<1>(rows, num_tokens, stride, queries, weights);
+                  const float* queries, std::size_t group, float* weights,
+                  std::size_t weight_stride) {
+  constexpr decltype(&score_width<1>) kRun[kMaxGroup] = {
+      score_width<1>, score_width<2>, score_width<3>, score_width<4>,
+      score_width<5>, score_width<6>, score_width<7>, score_width<8>};
+  kRun[group - 1](rows, num_tokens, stride, queries, weights, weight_stride);
 }
 
 inline void accumulate(const std::uint16_t* rows, std::size_t num_tokens, std::size_t stride,
-                       const float* weights, std::size_t group, float* sums) {
-  if (group == 4) return accumulate_group<4>(rows, num_tokens, stride, weights, sums);
-  if (group == 3) return accumulate_group<3>(rows, num_tokens, stride, weights, sums);
-  if (group == 2) return accumulate_group<2>(rows, num_tokens, stride, weights, sums);
-  accumulate_group<1>(rows, num_tokens, stride, weights, sums);
+                       const float* weights, std::size_t weight_stride, std::size_t group,
+                       float* sums) {
+  constexpr decltype(&accumulate_group<1>) kRun[kMaxGroup] = {
+      accumulate_group<1>, accumulate_group<2>, accumulate_group<3>, accumulate_group<4>,
+      accumulate_group<5>, accumulate_group<6>, accumulate_group<7>, accumulate_group<8>};
+  kRun[group - 1](rows, num_tokens, stride, weights, weight_stride, sums);
+}
+
+POLARQUANT_BASELINES_AVX512 inline float dot(const std::uint16_t* row, std::size_t stride,
+                                             const float* query) {
+  __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
+                    _mm512_setzero_ps()};
+  std::size_t i = 0;
+  for (; i + 64 <= stride; i += 64) {
+    for (std::size_t k = 0; k < 4; ++k) {
+      sums[k] = _mm512_fmadd_ps(load_halves(row + i + 16 * k), _mm512_loadu_ps(query + i + 16 * k),
+                                sums[k]);
+    }
+  }
+  for (; i < stride; i += 16) {
+    sums[0] = _mm512_fmadd_ps(load_halves(row + i), _mm512_loadu_ps(query + i), sums[0]);
+  }
+  return _mm512_reduce_add_ps(
+      _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
 }
 
 POLARQUANT_BASELINES_AVX512 inline float maximum(const float* weights, std::size_t num_tokens) {
@@ -174,6 +237,7 @@ POLARQUANT_BASELINES_AVX512 inline float exponentiate(float* weights, std::size_
 }
 
 }  // namespace avx512
+}  // namespace POLARQUANT_BASELINES_COMPILER
 }  // namespace polarquant_baselines
 
 #pragma GCC diagnostic pop

@@ -12,9 +12,11 @@
 
 #include "baselines/exact_attention.hpp"
 #include "baselines/float16.hpp"
+#include "baselines/float16_attention.hpp"
 #include "baselines/float16_avx2.hpp"
 #include "baselines/float16_avx512.hpp"
 #include "baselines/float16_kernels.hpp"
+#include "baselines/float16_neon.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/kv_cache_config.hpp"
 
@@ -24,13 +26,18 @@ namespace polarquant_baselines {
 inline Float16Kernels float16_kernels(polarquant::Isa isa) {
 #if defined(__GNUC__) && defined(__x86_64__)
   if (isa == polarquant::Isa::kAvx512) {
-    return {avx512::score, avx512::accumulate, avx512::maximum, avx512::exponentiate};
+    return {avx512::score, avx512::accumulate, avx512::dot, avx512::maximum, avx512::exponentiate};
   }
   if (isa == polarquant::Isa::kAvx2)
-    return {avx2::score, avx2::accumulate, avx2::maximum, avx2::exponentiate};
+    return {avx2::score, avx2::accumulate, avx2::dot, avx2::maximum, avx2::exponentiate};
+#elif defined(__aarch64__)
+  if (isa == polarquant::Isa::kNeon) {
+    return {neon::score, neon::accumulate, neon::dot, neon::maximum, neon::exponentiate};
+  }
 #endif
   static_cast<void>(isa);
-  return {portable::score, portable::accumulate, portable::maximum, portable::exponentiate};
+  return {portable::score, portable::accumulate, portable::dot, portable::maximum,
+          portable::exponentiate};
 }
 
 // fp16 rows of one KV head, aligned to a cache line; rows are `stride` halves, zero beyond the
@@ -130,7 +137,7 @@ class Float16Cache {
       const polarquant::RowMatrixRef<float>& queries) const {
     polarquant::RowMatrix<float> scores(queries.rows() * shape_.num_query_heads,
                                         static_cast<Eigen::Index>(num_tokens_));
-    Work work(keys_[0].stride(), values_[0].stride());
+    Float16Work work(keys_[0].stride(), values_[0].stride());
     for_each_group([&](int head, std::size_t group) {
       const Float16Rows& keys = keys_[static_cast<std::size_t>(shape_.kv_head_of(head))];
       for (Eigen::Index i = 0; i < queries.rows(); ++i) {
@@ -138,7 +145,7 @@ class Float16Cache {
         for (std::size_t token = 0; token < num_tokens_; token += kTokenBlock) {
           const std::size_t count = std::min(kTokenBlock, num_tokens_ - token);
           kernels_.score(keys.row(token), count, keys.stride(), work.queries.data(), group,
-                         work.weights.data());
+                         work.weights.data(), kTokenBlock);
           for (std::size_t h = 0; h < group; ++h) {
             std::copy_n(work.weights.data() + h * kTokenBlock, count,
                         scores.data() +
@@ -156,7 +163,7 @@ class Float16Cache {
   polarquant::RowMatrix<float> attend(const polarquant::RowMatrixRef<float>& queries) const {
     polarquant::RowMatrix<float> output(queries.rows(),
                                         Eigen::Index{shape_.num_query_heads} * shape_.value_dim);
-    Work work(keys_[0].stride(), values_[0].stride());
+    Float16Work work(keys_[0].stride(), values_[0].stride());
     for_each_group([&](int head, std::size_t group) {
       for (Eigen::Index i = 0; i < queries.rows(); ++i) {
         load_queries(queries, i, head, group, work);
@@ -179,17 +186,6 @@ class Float16Cache {
   }
 
  private:
-  struct Work {
-    Work(std::size_t key_stride, std::size_t value_stride)
-        : queries(kMaxGroup * key_stride), sums(kMaxGroup * value_stride) {}
-
-    std::vector<float> queries;  // [kMaxGroup, key stride]
-    std::vector<float> sums;     // [kMaxGroup, value stride]
-    std::array<float, kMaxGroup * kTokenBlock> weights{};
-    std::array<float, kMaxGroup> maxima{};
-    std::array<float, kMaxGroup> totals{};
-  };
-
   // Calls visit(first query head, number of query heads) for groups that share a KV head.
   template <typename Visit>
   void for_each_group(const Visit& visit) const {
@@ -203,7 +199,7 @@ class Float16Cache {
   }
 
   void load_queries(const polarquant::RowMatrixRef<float>& queries, Eigen::Index i, int head,
-                    std::size_t group, Work& work) const {
+                    std::size_t group, Float16Work& work) const {
     for (std::size_t h = 0; h < group; ++h) {
       const Eigen::Index first =
           (Eigen::Index{head} + static_cast<Eigen::Index>(h)) * shape_.key_dim;
@@ -213,34 +209,12 @@ class Float16Cache {
     }
   }
 
-  // Online softmax (one pass over the tokens) into work.sums and work.totals.
-  void attend_group(int head, std::size_t group, std::size_t visible, Work& work) const {
+  void attend_group(int head, std::size_t group, std::size_t visible, Float16Work& work) const {
     const Float16Rows& keys = keys_[static_cast<std::size_t>(shape_.kv_head_of(head))];
     const Float16Rows& values = values_[static_cast<std::size_t>(shape_.kv_head_of(head))];
-    const float scale = 1.0f / std::sqrt(static_cast<float>(shape_.key_dim));
-    std::fill(work.sums.begin(), work.sums.end(), 0.0f);
-    work.totals.fill(0.0f);
-    work.maxima.fill(-HUGE_VALF);
-    for (std::size_t token = 0; token < visible; token += kTokenBlock) {
-      const std::size_t count = std::min(kTokenBlock, visible - token);
-      kernels_.score(keys.row(token), count, keys.stride(), work.queries.data(), group,
-                     work.weights.data());
-      for (std::size_t h = 0; h < group; ++h) {
-        float* const weights = work.weights.data() + h * kTokenBlock;
-        const float largest = scale * kernels_.maximum(weights, count);
-        if (largest > work.maxima[h]) {
-          const float shrink = std::exp(work.maxima[h] - largest);
-          for (std::size_t j = 0; j < values.stride(); ++j) {
-            work.sums[h * values.stride() + j] *= shrink;
-          }
-          work.totals[h] *= shrink;
-          work.maxima[h] = largest;
-        }
-        work.totals[h] += kernels_.exponentiate(weights, count, scale, work.maxima[h]);
-      }
-      kernels_.accumulate(values.row(token), count, values.stride(), work.weights.data(), group,
-                          work.sums.data());
-    }
+    polarquant_baselines::attend_group(kernels_, Float16Span{keys.row(0), keys.stride()},
+                                       Float16Span{values.row(0), values.stride()}, visible, group,
+                                       1.0f / std::sqrt(static_cast<float>(shape_.key_dim)), work);
   }
 
   HeadShape shape_;
