@@ -10,6 +10,7 @@
 
 #include "polarquant/attention_options.hpp"
 #include "polarquant/attention_rows.hpp"
+#include "polarquant/attention_scratch.hpp"
 #include "polarquant/codec.hpp"
 #include "polarquant/exact_rows.hpp"
 #include "polarquant/head_side.hpp"
@@ -24,49 +25,6 @@
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
-
-// Query rows (a query and one of the heads that share a KV head) that share one pass over the
-// tiles.
-inline constexpr std::size_t kMaxRows = 32;
-
-// The caller's scratch memory, divided up.
-template <typename T>
-struct AttentionScratch {
-  using Accumulator = typename PolarCodec<T>::Accumulator;
-
-  AttentionScratch(const KVCodec<T>& codec, std::byte* base) {
-    ScratchArena arena(base);
-    const std::size_t width = std::max(codec.keys.head_dim(), codec.values.head_dim());
-    const std::size_t exact_width =
-        (width + loops::kExactLanes - 1) / loops::kExactLanes * loops::kExactLanes;
-    prepared = arena.take<Accumulator>(kMaxRows * codec.keys.prepared_size());
-    weights = arena.take<Accumulator>(kMaxRows * kPageTokens);
-    sums = arena.take<Accumulator>(kMaxRows * codec.values.head_dim() * kTileTokens);
-    total = arena.take<Accumulator>(codec.values.head_dim());
-    exact_queries = arena.take<Accumulator>(kMaxRows * exact_width);
-    exact_sums = arena.take<Accumulator>(kMaxRows * exact_width);
-    exact_rows = arena.take<Accumulator>(kTileTokens * exact_width);
-    tile = {arena.take<Accumulator>(kTileTokens * width),
-            arena.take<Accumulator>(kTileTokens * width),
-            arena.take<std::uint8_t>(kTileTokens * width),
-            arena.take<std::byte>(std::max(codec.keys.tables().kernel_scratch_bytes(),
-                                           codec.values.tables().kernel_scratch_bytes()))};
-    codec_scratch =
-        arena.take<std::byte>(std::max(codec.keys.scratch_bytes(), codec.values.scratch_bytes()));
-    num_bytes = arena.used();
-  }
-
-  Accumulator* prepared;       // [kMaxRows, prepared_size]
-  Accumulator* weights;        // [kMaxRows, kPageTokens]: scores, then softmax weights
-  Accumulator* sums;           // [kMaxRows, value head_dim, kTileTokens], in the rotated basis
-  Accumulator* total;          // [value head_dim]
-  Accumulator* exact_queries;  // [kMaxRows, width of exact keys]
-  Accumulator* exact_sums;     // [kMaxRows, width of exact values]
-  Accumulator* exact_rows;     // [kTileTokens, width], expanded
-  loops::TileScratch<Accumulator> tile;
-  std::byte* codec_scratch;
-  std::size_t num_bytes;
-};
 
 // The queries of the heads that share one KV head. Row r of the group is query r / group_size, head
 // kv_head * group_size + r % group_size.
