@@ -92,4 +92,18 @@ TEST(OnlineSoftmaxTest, LogitsBeyondTheRangeOfExpDoNotOverflow) {
   }
 }
 
+TEST(OnlineSoftmaxTest, ALogitWithoutAValueTakesAShare) {
+  OnlineSoftmax<double> softmax;
+  softmax.raise_maximum(1.0);
+  softmax.sum = 1.0;
+  EXPECT_EQ(softmax.add_logit(-std::numeric_limits<double>::infinity()), 1.0);
+  EXPECT_EQ(softmax.sum, 1.0);
+  EXPECT_EQ(softmax.add_logit(3.0), std::exp(-2.0));
+  EXPECT_EQ(softmax.maximum, 3.0);
+  EXPECT_DOUBLE_EQ(softmax.sum, std::exp(-2.0) + 1.0);
+  OnlineSoftmax<double> nothing;
+  nothing.add_logit(-std::numeric_limits<double>::infinity());
+  EXPECT_EQ(nothing.normalizer(), 0.0);
+}
+
 }  // namespace
