@@ -70,6 +70,10 @@ KVCacheConfig config_of(const Row& row) {
   config.value_format = config.key_format;
   config.arithmetic =
       row.fixed_point ? polarquant::Arithmetic::kFixedPoint : polarquant::Arithmetic::kExact;
+  // Every token is encoded.
+  config.num_sink_tokens = 0;
+  config.num_recent_tokens = 0;
+  config.centering = polarquant::Centering::kNone;
   return config;
 }
 

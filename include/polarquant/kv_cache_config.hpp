@@ -68,7 +68,7 @@ struct KVCacheConfig {
   // The sinks by default are what makes centring pay: docs/design.md.
   std::size_t num_sink_tokens = 4;
   std::size_t num_recent_tokens = kTileTokens;
-  FloatType exact_type = FloatType::kFloat16;
+  FloatType exact_type = FloatType::kFloat32;
 
   Centering centering = Centering::kEstimated;
   std::size_t num_centering_tokens = 128;
