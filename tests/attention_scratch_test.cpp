@@ -44,7 +44,9 @@ TEST(AttentionScratchTest, PiecesFollowEachOtherInsideItsBytesAlignedToACacheLin
       place(scratch.tile.indices), place(scratch.tile.kernel),   place(scratch.codec_scratch)};
   for (std::size_t i = 0; i < std::size(places); ++i) {
     EXPECT_EQ(places[i] % 64, 0) << i;
-    if (i > 0) EXPECT_GT(places[i], places[i - 1]) << i;
+    if (i > 0) {
+      EXPECT_GT(places[i], places[i - 1]) << i;
+    }
   }
   EXPECT_LT(places[std::size(places) - 1], static_cast<std::ptrdiff_t>(num_bytes));
 }
