@@ -52,7 +52,7 @@ void run_row(benchmark::State& state, const Row& row) {
     work.sides.push_back(stream_side(row.memory_bytes, 0));
     work.sides.push_back(stream_side(row.memory_bytes, 384));
   }
-  Contest contest(work.sides, kTurnSeconds);
+  Contest contest(work.sides, kTurnSeconds, !row.from_memory());
   for (auto _ : state) state.SetIterationTime(contest.play_round());
 
   const Side& first = contest.side(0);
