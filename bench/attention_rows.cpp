@@ -37,23 +37,23 @@ Weights make_weights(const Row& row) {
   return std::make_shared<const RowMatrix<float>>((logits.array() - logits.maxCoeff()).exp());
 }
 
-// Weighted sums on tiles, as the cache computes them, a page at a time.
+// Weighted sums on tiles in memory of our own.
 class TileSums {
  public:
   TileSums(const Row& row, const RowMatrix<float>& values)
       : codec_(config_of(row)),
         num_tokens_(size_of(row.num_tokens)),
-        tile_bytes_(polarquant::tile_bytes(codec_.values.bytes_per_vector())),
-        heads_(num_tiles(num_tokens_) * tile_bytes_,
-               num_heads_for(num_tiles(num_tokens_) * tile_bytes_, row.memory_bytes)),
+        tile_bytes_(codec().tile_bytes()),
+        heads_(num_tiles() * tile_bytes_,
+               num_heads_for(num_tiles() * tile_bytes_, row.memory_bytes)),
         turn_(heads_.size()),
-        scratch_(AttentionScratch(codec_, nullptr).num_bytes) {
-    const AttentionScratch work(codec_, scratch_.data());
+        scratch_(codec().scratch_bytes()),
+        sums_(size_of(row.num_queries) * codec().tile_sum_size() * sizeof(float)) {
     const std::size_t head_dim = codec().head_dim();
     for (std::size_t t = 0; t < num_tokens_; t += kTileTokens) {
       codec().encode_tile(
           {values.data() + t * head_dim, std::min(kTileTokens, num_tokens_ - t), head_dim}, 0,
-          heads_.head<std::byte>(0) + t / kTileTokens * tile_bytes_, work.codec_scratch);
+          heads_.head<std::byte>(0) + t / kTileTokens * tile_bytes_, scratch_.data());
     }
     heads_.copy();
   }
@@ -62,27 +62,19 @@ class TileSums {
 
   // output: [weights.rows(), head_dim].
   void run(const RowMatrix<float>& weights, RowMatrix<float>& output) {
-    const std::byte* tiles = heads_.head<std::byte>(turn_.next());
-    const AttentionScratch work(codec_, scratch_.data());
+    const std::byte* const tiles = heads_.head<std::byte>(turn_.next());
     const std::size_t count = static_cast<std::size_t>(weights.rows());
-    const std::size_t sums_size = codec().head_dim() * kTileTokens;
-    std::fill_n(work.sums, count * sums_size, 0.0f);
-    constexpr std::size_t kPage = polarquant::detail::kPageTokens;
-    for (std::size_t t = 0; t < num_tokens_; t += kPage) {
-      codec().kernels().accumulate_tiles(codec().tables(), tiles + t / kTileTokens * tile_bytes_,
-                                         num_tiles(std::min(kPage, num_tokens_ - t)),
-                                         {weights.data() + t, count, num_tokens_}, work.tile,
-                                         {work.sums, count, sums_size});
-    }
+    float* const sums = reinterpret_cast<float*>(sums_.data());
+    std::fill_n(sums, count * codec().tile_sum_size(), 0.0f);
+    codec().accumulate_tiles({weights.data(), count, num_tokens_}, tiles, num_tiles(),
+                             {sums, count, codec().tile_sum_size()}, scratch_.data());
     for (std::size_t i = 0; i < count; ++i) {
-      codec().kernels().reduce_lanes(work.sums + i * sums_size, codec().head_dim(), 1.0f,
-                                     work.total);
-      codec().finish(work.total, output.data() + i * codec().head_dim());
+      codec().finish_tiles(sums + i * codec().tile_sum_size(), 1.0f,
+                           output.data() + i * codec().head_dim(), scratch_.data());
     }
   }
 
   RowMatrix<float> decode() {
-    const AttentionScratch work(codec_, scratch_.data());
     const std::size_t head_dim = codec().head_dim();
     RowMatrix<float> rows(static_cast<Eigen::Index>(num_tokens_),
                           static_cast<Eigen::Index>(head_dim));
@@ -90,17 +82,13 @@ class TileSums {
       codec().decode_tile(
           heads_.head<std::byte>(0) + t / kTileTokens * tile_bytes_,
           {rows.data() + t * head_dim, std::min(kTileTokens, num_tokens_ - t), head_dim},
-          work.codec_scratch);
+          scratch_.data());
     }
     return rows;
   }
 
  private:
-  using AttentionScratch = polarquant::detail::AttentionScratch<float>;
-
-  static std::size_t num_tiles(std::size_t num_tokens) {
-    return (num_tokens + kTileTokens - 1) / kTileTokens;
-  }
+  std::size_t num_tiles() const { return (num_tokens_ + kTileTokens - 1) / kTileTokens; }
 
   polarquant::KVCodec<float> codec_;
   std::size_t num_tokens_;
@@ -108,6 +96,7 @@ class TileSums {
   CopiedHeads heads_;
   Turn turn_;
   Scratch scratch_;
+  Scratch sums_;
 };
 
 // The head that ours, or a peer, is measured on; fp16 or Eigen as its baseline.

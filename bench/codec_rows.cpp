@@ -40,20 +40,17 @@ Work dot_work(const Row& row) {
   float* const query = reinterpret_cast<float*>(prepared->data());
   codec->keys.prepare_query(inputs->queries.data(), query, scratch->data());
 
-  // Both callers fetch ahead by as much.
   constexpr std::size_t kAhead = polarquant_baselines::kPrefetchBytes;
   Work work;
   name_codec(codec->keys, work);
   Side ours = {"ours", static_cast<double>(row.num_tokens),
                static_cast<double>(bytes) * row.num_tokens, nullptr,
                std::make_shared<RowMatrix<float>>(1, row.num_tokens)};
-  ours.run = [=, turn = std::make_shared<Turn>(codes->size()), scores = ours.result->data()] {
+  ours.run = [=, turn = std::make_shared<Turn>(codes->size()), result = ours.result] {
     static_cast<void>(prepared);
-    const std::byte* code = codes->head<std::byte>(turn->next());
-    for (std::size_t t = 0; t < num_tokens; ++t, code += bytes) {
-      __builtin_prefetch(code + kAhead);
-      scores[t] = codec->keys.dot(query, code, scratch->data());
-    }
+    const std::byte* const code = codes->head<std::byte>(turn->next());
+    codec->keys.dot_rows({query, 1, codec->keys.prepared_size()}, {code, num_tokens, bytes},
+                         rows_of(*result), scratch->data());
   };
   work.sides.push_back(ours);
   const auto heads = float16_heads(row, *inputs);
@@ -150,14 +147,17 @@ Work decode_work(const Row& row) {
   return work;
 }
 
+// With a window of recent tokens, as by default: they are encoded a tile at a time.
 Work append_work(const Row& row) {
   const auto inputs = inputs_of(row);
-  const auto cache = std::make_shared<KVCache<float>>(config_of(row));
+  KVCacheConfig config = config_of(row);
+  config.num_recent_tokens = KVCacheConfig().num_recent_tokens;
+  const auto cache = std::make_shared<KVCache<float>>(config);
   cache->reserve(size_of(row.num_tokens));
   const auto scratch = std::make_shared<Scratch>(cache->scratch_bytes());
   const auto append_by = [=](std::size_t step) {
     return [=] {
-      cache->truncate(0);
+      cache->clear();
       for (std::size_t t = 0; t < size_of(row.num_tokens); t += step) {
         const std::size_t count = std::min(step, size_of(row.num_tokens) - t);
         const Rows<const float> keys = rows_of(inputs->keys);

@@ -242,12 +242,11 @@ class PolarCodec {
                    Rows<Accumulator> scores, std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(prepared.count == scores.count);
     POLARQUANT_DCHECK(rows_are_aligned(prepared));
-    const Scratch work(tables_, scratch);
-    for (std::size_t tile = 0; tile < num_tiles; tile += detail::kPageTiles) {
-      kernels_.score_tiles(tables_, tiles + tile * tile_bytes(),
-                           std::min(detail::kPageTiles, num_tiles - tile), prepared, work.tile,
+    Scratch work(tables_, scratch);
+    for_each_page(tiles, num_tiles, work, [&](std::size_t tile, std::size_t count) {
+      kernels_.score_tiles(tables_, tiles + tile * tile_bytes(), count, prepared, work.tile,
                            {scores.data + tile * kTileTokens, scores.count, scores.stride});
-    }
+    });
   }
 
   // Entries of a sum over tiles: it is kept apart for each of the slots until finish_tiles.
@@ -261,12 +260,12 @@ class PolarCodec {
                         std::size_t num_tiles, Rows<Accumulator> sums,
                         std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(weights.count == sums.count);
-    const Scratch work(tables_, scratch);
-    for (std::size_t tile = 0; tile < num_tiles; tile += detail::kPageTiles) {
-      kernels_.accumulate_tiles(
-          tables_, tiles + tile * tile_bytes(), std::min(detail::kPageTiles, num_tiles - tile),
-          {weights.data + tile * kTileTokens, weights.count, weights.stride}, work.tile, sums);
-    }
+    Scratch work(tables_, scratch);
+    for_each_page(tiles, num_tiles, work, [&](std::size_t tile, std::size_t count) {
+      kernels_.accumulate_tiles(tables_, tiles + tile * tile_bytes(), count,
+                                {weights.data + tile * kTileTokens, weights.count, weights.stride},
+                                work.tile, sums);
+    });
   }
 
   // output = factor * (the sum over all slots) S^T. sum: [tile_sum_size()]; output: [head_dim].
@@ -337,6 +336,18 @@ class PolarCodec {
             {codes.row(first + row), std::min(kTileTokens, count - row), codes.stride});
       }
       visit(first, count, num_tiles);
+    }
+  }
+
+  // Calls visit(first tile, number of tiles) for as many tiles at a time as kernels take, having
+  // told them where the next ones are.
+  template <typename Visit>
+  void for_each_page(const std::byte* tiles, std::size_t num_tiles, Scratch& work,
+                     const Visit& visit) const noexcept {
+    for (std::size_t tile = 0; tile < num_tiles; tile += detail::kPageTiles) {
+      const std::size_t next = tile + detail::kPageTiles;
+      work.tile.next = next < num_tiles ? tiles + next * tile_bytes() : nullptr;
+      visit(tile, std::min(detail::kPageTiles, num_tiles - tile));
     }
   }
 
