@@ -40,6 +40,10 @@ int main() {
   config.key_format = polarquant::PolarFormat::full_depth(128, 4.25);
   config.value_format = polarquant::PolarFormat::paper(128);
   config.rotation = polarquant::RotationKind::kHadamard;
+  config.arithmetic = polarquant::Arithmetic::kExact;  // The two agree to rounding.
+  // The pages know no exact tokens and no centring; nor does the cache, then.
+  config.num_sink_tokens = config.num_recent_tokens = 0;
+  config.centering = polarquant::Centering::kNone;
   constexpr Eigen::Index kNumTokens = 4000;
   PagedCache pages(config, 2 * kNumTokens / kPageTokens + 2);
   polarquant::KVCache<float> cache(config);

@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <istream>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
+#include <streambuf>
 #include <string>
 #include <vector>
 
@@ -91,9 +93,17 @@ TEST(ByteStreamsTest, SourcesSayWhatIsLeft) {
   EXPECT_EQ(memory.take(11), nullptr);
   EXPECT_EQ(memory.take(4), bytes.data());
   EXPECT_EQ(memory.num_left(), 6u);
-  std::istringstream stream("abc");
-  StreamSource unknown(stream);
-  EXPECT_EQ(unknown.num_left(), std::numeric_limits<std::uint64_t>::max());
+  std::istringstream stream("abcdef");
+  stream.get();
+  StreamSource known(stream);
+  EXPECT_EQ(known.num_left(), 5u);
+  EXPECT_EQ(known.take(2)[1], std::byte{'c'});
+  EXPECT_EQ(known.num_left(), 3u);
+  EXPECT_EQ(known.take(4), nullptr);
+  struct Pipe : std::streambuf {
+  } pipe;  // neither bytes nor a position
+  std::istream end(&pipe);
+  EXPECT_EQ(StreamSource(end).num_left(), std::numeric_limits<std::uint64_t>::max());
 }
 
 TEST(ByteStreamsTest, EveryFlippedByteIsDetected) {

@@ -138,6 +138,7 @@ TEST(KVCacheCopyTest, ACopyOf100000TokensTakesUnderAMillisecondAndUnderOnePercen
   config.key_format = config.value_format = PolarFormat::paper(128);
   config.rotation = RotationKind::kHadamard;
   config.allocator = memory.allocator();
+  polarquant_test::encode_all(config);
   KVCache<float> cache(config);
   const RowMatrix<float> rows = gaussian_matrix<float>(kSanitized ? 100 : 1000, 1024, 1);
   for (int piece = 0; piece < 100; ++piece) cache.append(rows, rows);

@@ -112,6 +112,7 @@ TEST(SerializationTest, EveryFormat) {
                                          : polarquant_test::random_format(random, 128);
     config.rotation = polarquant_test::random_rotation(random, 128);
     config.seed = static_cast<std::uint64_t>(trial);
+    polarquant_test::encode_all(config);
     KVCache<float> cache(config);
     const Index num_tokens = polarquant_test::random_int(random, 1, 100);
     cache.append(
@@ -477,6 +478,7 @@ TEST(SerializationTest, GoldenBytes) {
   config.value_format = PolarFormat::uncompressed(4);
   config.rotation = RotationKind::kHadamard;
   config.seed = 5;
+  polarquant_test::encode_all(config);
   KVCache<float> cache(config);
   polarquant::RowMatrix<float> keys(2, 16), values(2, 4);
   for (Index i = 0; i < keys.size(); ++i) keys.data()[i] = static_cast<float>(i % 7 - 3);
@@ -494,6 +496,7 @@ TEST(SerializationTest, TheFileIsAtMostOnePercentOverTheCodes) {
   config.num_kv_heads = config.num_query_heads = 8;
   config.key_format = config.value_format = PolarFormat::paper(128);
   config.rotation = RotationKind::kHadamard;
+  polarquant_test::encode_all(config);
   KVCache<float> cache(config);
   cache.append(gaussian_matrix<float>(100, 1024, 1), gaussian_matrix<float>(100, 1024, 2));
   const std::size_t codes = 100 * cache.bytes_per_token();

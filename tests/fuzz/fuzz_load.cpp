@@ -26,12 +26,10 @@ const KVCache<float>& model(bool has_segments) {
     config.key_format = PolarFormat::paper(16);
     config.value_format = PolarFormat::full_depth(16, 4.0);
     config.rotation = polarquant::RotationKind::kHadamard;
-    if (segments) {
-      config.num_sink_tokens = 2;
-      config.num_recent_tokens = 3;
-      config.centering = polarquant::Centering::kEstimated;
-      config.num_centering_tokens = 4;
-    }
+    config.num_sink_tokens = segments ? 2 : 0;
+    config.num_recent_tokens = segments ? 3 : 0;
+    config.centering = segments ? polarquant::Centering::kEstimated : polarquant::Centering::kNone;
+    config.num_centering_tokens = 4;
     return KVCache<float>(config);
   };
   static const KVCache<float> plain = make(false);

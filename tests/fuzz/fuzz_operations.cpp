@@ -79,14 +79,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   KVCache<float> cache(config, codec);
   PlainCache<float> plain(config, codec);
   std::vector<std::pair<KVCache<float>, PlainCache<float>>> copies;
-  for (int step = 0; step < 40 && !input.is_spent(); ++step) {
+  for (int step = 0; step < 24 && !input.is_spent(); ++step) {
     const std::size_t operation = input.next() % 12;
     const std::size_t argument = input.next();
     switch (operation) {
       case 0:
       case 1:
       case 2: {
-        const auto count = static_cast<Eigen::Index>(operation == 0 ? argument % 4 : argument);
+        const auto count = static_cast<Eigen::Index>(operation == 0 ? argument % 4 : argument % 80);
         const RowMatrix<float> rows = gaussian_matrix<float>(count, 16, argument + 1);
         cache.append(rows, rows);
         plain.append(rows, rows);
