@@ -290,8 +290,8 @@ TEST(TileTablesTest, MemoryIsThatOfItsLists) {
   const TileTables tables = tables_of(PolarFormat::full_depth(80, 3.25));
   // Seven windows for each of five blocks, nodes for 4 + 1 blocks, tables for six levels and a
   // join.
-  EXPECT_EQ(tables.memory_bytes(),
-            35 * sizeof(TileTables::Window) + 4 * sizeof(TileTables::Node) + 7 * (256 + 256 + 512));
+  EXPECT_EQ(tables.memory_bytes(), 35 * sizeof(TileTables::Window) + 4 * sizeof(TileTables::Node) +
+                                       7 * (256 + 256 + 256 + 512));
 }
 
 }  // namespace

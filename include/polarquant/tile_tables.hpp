@@ -31,6 +31,12 @@ struct Lanes64 {
   Lanes high;
 };
 
+// The same for look-ups of bytes: the low and the high bytes of 64 fractions.
+struct SplitLanes {
+  alignas(64) std::uint8_t low[64];
+  alignas(64) std::uint8_t high[64];
+};
+
 // The tree of one vector is cut into blocks of 16 coordinates (levels 1 to 4, where the work is)
 // and the nodes above them. A field is read through a window: 16 bits that begin at its first bit,
 // from two consecutive words.
@@ -65,8 +71,10 @@ struct TileTables {
 
   bool usable = false;
   bool combined = false;  // level-1 and level-2 index together have at most 6 bits
+  bool packed = false;    // each half of a subtree of two levels with what follows fits a byte
   int first_bits = 0;     // of level 1
   int second_bits = 0;    // of level 2
+  int rest_bits = 0;      // the most of levels 2 to 4
   std::size_t num_blocks = 0;
   std::size_t num_pairs = 0;  // of blocks: block i and block num_pairs + i
   std::size_t num_words = 0;  // rows of a tile; the last has bytes if has_byte_row
@@ -75,6 +83,8 @@ struct TileTables {
   std::vector<Node> nodes;       // in the order of folding
   std::vector<Lanes64> cosines;  // per level, then per join
   std::vector<Lanes64> sines;
+  std::vector<SplitLanes> split_cosines;
+  std::vector<SplitLanes> split_sines;
   std::vector<FloatLanes> float_cosines;  // the first 32 entries
   std::vector<FloatLanes> float_sines;
   std::vector<float> float_tables;  // all 64: cosines, sines, cosines of the next, ..
@@ -89,6 +99,9 @@ struct TileTables {
     first_bits = format.level_bits[0];
     second_bits = format.level_bits[1];
     combined = first_bits + second_bits <= 6;
+    const int upper_bits = std::max<int>(format.level_bits[2], format.level_bits[3]);
+    rest_bits = std::max(second_bits, upper_bits);
+    packed = first_bits + rest_bits <= 8 && 2 * first_bits + second_bits + upper_bits <= 16;
     num_blocks = static_cast<std::size_t>(format.head_dim) / kBlockWidth;
     num_pairs = (num_blocks + 1) / 2;
     num_words = (layout.num_bytes() + 1) / 2;
@@ -136,7 +149,7 @@ struct TileTables {
 
   std::size_t memory_bytes() const {
     return windows.size() * sizeof(Window) + nodes.size() * sizeof(Node) +
-           2 * cosines.size() * (sizeof(Lanes64) + sizeof(FloatLanes)) +
+           2 * cosines.size() * (sizeof(Lanes64) + sizeof(SplitLanes) + sizeof(FloatLanes)) +
            float_tables.size() * sizeof(float);
   }
 
@@ -153,6 +166,16 @@ struct TileTables {
     if (*std::max_element(format.level_bits.begin(), format.level_bits.begin() + 4) > 5)
       return false;
     return 2 * format.level_bits[0] + format.level_bits[1] <= 16;
+  }
+
+  static SplitLanes split(const Lanes64& table) {
+    SplitLanes result;
+    for (std::size_t i = 0; i < 64; ++i) {
+      const int value = (i < 32 ? table.low : table.high).values[i % 32];
+      result.low[i] = static_cast<std::uint8_t>(value & 0xff);
+      result.high[i] = static_cast<std::uint8_t>((value >> 8) & 0xff);
+    }
+    return result;
   }
 
   void add_codebook(const AngleCodebook& codebook) {
@@ -172,6 +195,8 @@ struct TileTables {
     }
     cosines.push_back(cosine);
     sines.push_back(sine);
+    split_cosines.push_back(split(cosine));
+    split_sines.push_back(split(sine));
     float_cosines.push_back(float_cosine);
     float_sines.push_back(float_sine);
     for (const float(&half)[64] : entries) float_tables.insert(float_tables.end(), half, half + 64);

@@ -18,6 +18,12 @@
 #define POLARQUANT_X86 0
 #endif
 
+#if defined(__GNUC__) && defined(__aarch64__)
+#define POLARQUANT_NEON 1
+#else
+#define POLARQUANT_NEON 0
+#endif
+
 // A loop written once and compiled into each instruction set's own function.
 #if defined(__GNUC__)
 #define POLARQUANT_ALWAYS_INLINE inline __attribute__((always_inline))
@@ -69,6 +75,9 @@ inline bool isa_is_available(Isa isa) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("fma");
+#elif POLARQUANT_NEON
+    case Isa::kNeon:  // Part of every aarch64.
+      return true;
 #endif
     default:
       return false;

@@ -1,0 +1,246 @@
+// Scores on codes in 16-bit fixed point, for AVX2 and NEON: a single query is contracted up the
+// tree; for several a block is decoded once and multiplied with all of them.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "polarquant/codec_tables.hpp"
+#include "polarquant/kernels/fixed_blocks.hpp"
+#include "polarquant/kernels/words.hpp"
+#include "polarquant/packed_codes.hpp"
+#include "polarquant/rows.hpp"
+#include "polarquant/tile_tables.hpp"
+#include "polarquant/version.hpp"
+
+#if POLARQUANT_HAS_WORDS
+POLARQUANT_BEGIN_NAMESPACE
+namespace detail {
+namespace words {
+
+// What a pair of coordinates contributes, per level-1 index: low and high bytes.
+struct QueryTable {
+  alignas(64) std::uint8_t low[32];
+  std::uint8_t high[32];
+};
+static_assert(sizeof(QueryTable) == sizeof(Lanes), "TileTables counts query tables in Lanes");
+
+// Where they lie in a prepared query.
+inline std::size_t query_tables_offset(const TileTables& tile_tables) {
+  return 16 + 16 * tile_tables.num_pairs;
+}
+
+// A prepared query: [0] the inverse of its scale; from 16 on the 32-bit pairs (q of block i, of
+// block num_pairs + i), [16 num_pairs]; then a QueryTable per pair of coordinates.
+//
+// Scaled so that the whole query has norm 32000: no sum on the way can overflow.
+POLARQUANT_WORDS_TARGET inline void prepare_query(const CodecTables& tables, const float* query,
+                                                  float* prepared) {
+  const TileTables& tile_tables = tables.tile_tables;
+  double norm2 = 0.0;  // In float it would overflow for a norm of 2e19.
+  for (std::size_t i = 0; i < tables.head_dim(); ++i) {
+    norm2 += static_cast<double>(query[i]) * static_cast<double>(query[i]);
+  }
+  // Beyond 1e37 the scale's inverse, which comes back in, would be subnormal.
+  const float scale =
+      norm2 > 0.0 ? static_cast<float>(std::min(32000.0 / std::sqrt(norm2), 1e37)) : 0.0f;
+  prepared[0] = norm2 > 0.0 ? 1.0f / scale : 0.0f;
+  std::int16_t* const pairs = reinterpret_cast<std::int16_t*>(prepared + 16);
+  const std::size_t half = 16 * tile_tables.num_pairs;
+  for (std::size_t i = 0; i < half; ++i) {
+    const float odd = half + i < tables.head_dim() ? query[half + i] : 0.0f;
+    pairs[2 * i] = static_cast<std::int16_t>(std::lrint(query[i] * scale));
+    pairs[2 * i + 1] = static_cast<std::int16_t>(std::lrint(odd * scale));
+  }
+  QueryTable* const out =
+      reinterpret_cast<QueryTable*>(prepared + query_tables_offset(tile_tables));
+  const FloatLanes& cosines = tile_tables.float_cosines[0];
+  const FloatLanes& sines = tile_tables.float_sines[0];
+  for (std::size_t pair = 0; pair < tables.head_dim() / 2; ++pair) {
+    const Floats x = broadcast(query[2 * pair] * scale);
+    const Floats y = broadcast(query[2 * pair + 1] * scale);
+    Lanes entries;
+    store(entries, to_words(reorder(multiply_add(x, load_floats(cosines.values),
+                                                 multiply(y, load_floats(sines.values))))));
+    for (std::size_t i = 0; i < kTileTokens; ++i) {
+      out[pair].low[i] = static_cast<std::uint8_t>(entries.values[i] & 0xff);
+      out[pair].high[i] = static_cast<std::uint8_t>((entries.values[i] >> 8) & 0xff);
+    }
+  }
+}
+
+// ---- A single query ----
+
+// What a block contributes to the product of one query with 32 vectors of norm 1. query: the
+// block's tables.
+template <typename Shape>
+POLARQUANT_WORDS_INLINE Words contract_block(const Levels& levels, const QueryTable* query,
+                                             const TileTables::Window* windows,
+                                             const std::byte* tile) {
+  Words values[4];
+  Bytes next[4];
+#pragma GCC unroll 4
+  for (std::size_t k = 0; k < 4; ++k) {
+    const SubtreeIndices indices = indices_of<Shape>(levels, load(place_of(windows[k]), tile));
+    const QueryTable* const own = query + 2 * k;
+    values[k] =
+        fold<Shape::kRestBits>(look_up<Shape::kFirstBits>(own[0].low, own[0].high, indices.first),
+                               look_up<Shape::kFirstBits>(own[1].low, own[1].high, indices.third),
+                               levels, 2, indices.second);
+    next[k] = indices.next;
+  }
+  if constexpr (!Shape::kPacked) {
+#pragma GCC unroll 3
+    for (std::size_t k = 0; k < 3; ++k) {
+      next[k == 0 ? 0 : 3 - k] =
+          low_bits<Shape::kRestBits>(low_bytes(load(place_of(windows[4 + k]), tile)));
+    }
+  }
+  return fold<Shape::kRestBits>(fold<Shape::kRestBits>(values[0], values[1], levels, 3, next[0]),
+                                fold<Shape::kRestBits>(values[2], values[3], levels, 3, next[2]),
+                                levels, 4, next[1]);
+}
+
+// One row, up to kRun tiles, never decoded: the query is contracted up the tree.
+template <typename Shape>
+POLARQUANT_WORDS_TARGET void contract_run(const CodecTables& tables, const TileRun& run,
+                                          const Scratch& memory, const float* prepared,
+                                          float* scores) {
+  const TileTables& tile_tables = tables.tile_tables;
+  const bool block_radii = tables.num_radii() > 1;
+  const Levels levels = levels_of(tile_tables);
+  const QueryTable* const query =
+      reinterpret_cast<const QueryTable*>(prepared + query_tables_offset(tile_tables));
+  const Floats unit = broadcast(prepared[0] * 0x1p-16f);
+  Lanes* const values = memory.weights;  // [num_blocks]
+  for (std::size_t n = 0; n < run.count; ++n) {
+    const std::byte* const tile = run.tile(n);
+    const TileTables::Window* windows = tile_tables.windows.data();
+    Floats total = broadcast(0.0f);
+    for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
+      const Words value = contract_block<Shape>(levels, query + 8 * block, windows, tile);
+      windows += TileTables::kWindowsPerBlock;
+      if (block_radii) {
+        total = multiply_add(from_bfloat16(load(tile + block * sizeof(Lanes))), to_floats(value),
+                             total);
+      } else {
+        store(values[block], value);
+      }
+    }
+    if (!block_radii) {
+      for (const TileTables::Node& node : tile_tables.nodes) {
+        Words cosine, sine;
+        look_up_node(tile_tables, node, load(place_of(node.window), tile), cosine, sine);
+        store(values[node.target],
+              add(times(load(values[node.left]), cosine), times(load(values[node.right]), sine)));
+      }
+      total = multiply(from_bfloat16(load(tile)), to_floats(load(values[0])));
+    }
+    store_floats(scores + n * kTileTokens, reorder(multiply(total, unit)));
+  }
+}
+
+// ---- Several queries ----
+
+// sums[row] += the products of kRows queries with a decoded pair of blocks of half a tile.
+template <std::size_t kRows>
+POLARQUANT_WORDS_INLINE void multiply_queries(const Lanes* vectors, Rows<const float> queries,
+                                              Lanes* sums) {
+  Sums totals[kRows];
+#pragma GCC unroll 4
+  for (std::size_t row = 0; row < kRows; ++row) totals[row] = zero_sums();
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < 16; ++i) {
+    const Words own = load(vectors[i]);
+#pragma GCC unroll 4
+    for (std::size_t row = 0; row < kRows; ++row) {
+      totals[row] = multiply_add(own, broadcast_pair(queries.row(row) + i), totals[row]);
+    }
+  }
+#pragma GCC unroll 4
+  for (std::size_t row = 0; row < kRows; ++row) add_to(sums[row * kRun * 2], totals[row]);
+}
+
+template <std::size_t kRows>
+POLARQUANT_WORDS_TARGET void multiply_queries(const Lanes* vectors, std::size_t num_tiles,
+                                              Rows<const float> queries, Lanes* sums) {
+  for (std::size_t k = 0; k < 2 * num_tiles; ++k) {
+    multiply_queries<kRows>(vectors + 16 * k, queries, sums + k);
+  }
+}
+
+// Up to kMaxRows rows, up to kRun tiles.
+template <typename Shape>
+POLARQUANT_WORDS_TARGET void score_run(const CodecTables& tables, const TileRun& run,
+                                       const Scratch& memory, Rows<const float> prepared,
+                                       Rows<float> scores) {
+  const TileTables& tile_tables = tables.tile_tables;
+  weigh_blocks(tables, run, memory.weights, memory.radii);
+  for (std::size_t k = 0; k < prepared.count * kRun * 2; ++k)
+    store(memory.sums[k], broadcast_word(0));
+  for (std::size_t pair = 0; pair < tile_tables.num_pairs; ++pair) {
+    // Where there is no partner, the query has zeros.
+    const std::size_t partner =
+        tile_tables.num_pairs + pair < tile_tables.num_blocks ? tile_tables.num_pairs + pair : pair;
+    expand_block_pairs<Shape>(tile_tables, run, pair, partner, memory.weights, memory.vectors);
+    for (std::size_t row = 0; row < prepared.count; row += kSharedSums) {
+      const Rows<const float> own = {prepared.row(row) + 16 + 16 * pair, 0, prepared.stride};
+      Lanes* const sums = memory.sums + row * kRun * 2;
+      switch (std::min(kSharedSums, prepared.count - row)) {
+        case 1:
+          multiply_queries<1>(memory.vectors, run.count, own, sums);
+          break;
+        case 2:
+          multiply_queries<2>(memory.vectors, run.count, own, sums);
+          break;
+        case 3:
+          multiply_queries<std::min<std::size_t>(3, kSharedSums)>(memory.vectors, run.count, own,
+                                                                  sums);
+          break;
+        default:
+          multiply_queries<kSharedSums>(memory.vectors, run.count, own, sums);
+      }
+    }
+  }
+  for (std::size_t row = 0; row < prepared.count; ++row) {
+    const Floats unit = broadcast(prepared.row(row)[0] * 0x1p-15f);
+    for (std::size_t n = 0; n < run.count; ++n) {
+      const Lanes* const sums = memory.sums + (row * kRun + n) * 2;
+      const Floats products = to_floats(sums[0], sums[1]);
+      const Floats factor = multiply(unit, load_floats(memory.radii + n * kTileTokens));
+      store_floats(scores.row(row) + n * kTileTokens, reorder(multiply(factor, products)));
+    }
+  }
+}
+
+// scores: [rows, num_tiles kTileTokens]. prepared: see prepare_query.
+POLARQUANT_WORDS_TARGET inline void score_tiles(const CodecTables& tables, const std::byte* tiles,
+                                                std::size_t num_tiles, Rows<const float> prepared,
+                                                std::byte* scratch, Rows<float> scores) {
+  const TileTables& tile_tables = tables.tile_tables;
+  const Scratch memory(tile_tables, scratch);
+  const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
+  for (std::size_t first = 0; first < num_tiles; first += kRun) {
+    const TileRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,
+                               std::min(kRun, num_tiles - first), memory.copy);
+    float* const out = scores.data + first * kTileTokens;
+    if (prepared.count == 1) {
+      POLARQUANT_DISPATCH_BLOCK_SHAPE(tile_tables, contract_run, tables, run, memory, prepared.data,
+                                      out);
+      continue;
+    }
+    for (std::size_t row = 0; row < prepared.count; row += TileTables::kMaxRows) {
+      const std::size_t count = std::min(TileTables::kMaxRows, prepared.count - row);
+      const Rows<const float> own = {prepared.row(row), count, prepared.stride};
+      const Rows<float> own_scores = {out + row * scores.stride, count, scores.stride};
+      POLARQUANT_DISPATCH_BLOCK_SHAPE(tile_tables, score_run, tables, run, memory, own, own_scores);
+    }
+  }
+}
+
+}  // namespace words
+}  // namespace detail
+POLARQUANT_END_NAMESPACE
+#endif
