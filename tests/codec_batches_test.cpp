@@ -170,8 +170,8 @@ TYPED_TEST(CodecBatchesTest, RandomFormatsCountsAndQueries) {
   Random random(5);
   for (int trial = 0; trial < 40; ++trial) {
     const PolarFormat format = random_format(random, 256);
-    const PolarCodec<TypeParam> codec(format,
-                                      make_rotation(RotationKind::kHadamard, format.head_dim));
+    const PolarCodec<TypeParam> codec(
+        format, make_rotation(RotationKind::kHadamard, format.head_dim), Arithmetic::kExact);
     Batch<TypeParam>(codec, static_cast<std::size_t>(random_int(random, 1, 300)),
                      static_cast<std::size_t>(random_int(random, 1, 5)))
         .expect_right(1e-5);
@@ -180,7 +180,7 @@ TYPED_TEST(CodecBatchesTest, RandomFormatsCountsAndQueries) {
 
 TYPED_TEST(CodecBatchesTest, Uncompressed) {
   const PolarCodec<TypeParam> codec(PolarFormat::uncompressed(48),
-                                    make_rotation(RotationKind::kHaar, 48));
+                                    make_rotation(RotationKind::kHaar, 48), Arithmetic::kExact);
   Batch<TypeParam>(codec, 45, 3).expect_right(1e-5);
 }
 
@@ -197,8 +197,8 @@ TEST(CodecBatchesIsaTest, PresetsOnEveryInstructionSet) {
       for (const PolarFormat& format :
            {PolarFormat::paper(128), PolarFormat::full_depth(64, 3.25),
             PolarFormat::full_depth(96, 4.25), PolarFormat::full_depth(128, 4.625)}) {
-        const PolarCodec<float> codec(format,
-                                      make_rotation(RotationKind::kHadamard, format.head_dim));
+        const PolarCodec<float> codec(
+            format, make_rotation(RotationKind::kHadamard, format.head_dim), Arithmetic::kExact);
         for (const std::size_t num_codes : {1u, 2u, 31u, 32u, 33u, 100u, 257u, 1100u}) {
           Batch<float>(codec, num_codes, 1 + num_codes % 4).expect_right(1e-5);
         }
@@ -251,7 +251,7 @@ TYPED_TEST(CodecBatchesTest, NoCodesGiveNothing) {
 // What stands in scratch, or in slots without a vector, must not reach a result.
 TYPED_TEST(CodecBatchesTest, RubbishInTheScratchDoesNotMatter) {
   const PolarCodec<TypeParam> codec(PolarFormat::paper(64),
-                                    make_rotation(RotationKind::kHadamard, 64));
+                                    make_rotation(RotationKind::kHadamard, 64), Arithmetic::kExact);
   Batch<TypeParam> batch(codec, 5, 2);
   std::memset(batch.scratch.data(), 0xff, codec.scratch_bytes());  // NaN throughout
   batch.expect_right(1e-5);

@@ -439,8 +439,9 @@ TEST(SerializationTest, ADifferentSettingIsNamed) {
          "num_sink_tokens of the saved cache is 0, this cache has 1");
   expect([](KVCacheConfig& config) { config.num_recent_tokens = 64; },
          "num_recent_tokens of the saved cache is 0, this cache has 64");
-  expect([](KVCacheConfig& config) { config.exact_type = FloatType::kFloat32; },
-         "exact_type of the saved cache is 1, this cache has 2");
+  expect([](KVCacheConfig& config) { config.exact_type = FloatType::kBFloat16; },
+         "exact_type of the saved cache is " +
+             std::to_string(static_cast<int>(make_config().exact_type)) + ", this cache has 0");
   expect([](KVCacheConfig& config) { config.centering = polarquant::Centering::kEstimated; },
          "centering of the saved cache is 0, this cache has 2");
   expect([](KVCacheConfig& config) { config.key_format = PolarFormat::full_depth(64, 3.5); },
@@ -451,8 +452,13 @@ TEST(SerializationTest, ADifferentSettingIsNamed) {
          "value bits of level 2 of the saved cache is 2, this cache has 3");
   expect([](KVCacheConfig& config) { config.value_format.radius_type = FloatType::kFloat16; },
          "value radius_type of the saved cache is 0, this cache has 1");
-  expect([](KVCacheConfig& config) { config.key_format.radius_meaning = RadiusMeaning::kNorm; },
-         "key radius_meaning of the saved cache is 1, this cache has 0");
+  expect(
+      [](KVCacheConfig& config) {
+        config.key_format.radius_meaning = RadiusMeaning::kLeastSquares;
+      },
+      "key radius_meaning of the saved cache is " +
+          std::to_string(static_cast<int>(make_config().key_format.radius_meaning)) +
+          ", this cache has 3");
   expect([](KVCacheConfig& config) { config.rotation = RotationKind::kHadamard; },
          "key rotation kind of the saved cache is 2, this cache has 1");
   expect([](KVCacheConfig& config) { config.seed = 4; },
@@ -475,6 +481,8 @@ TEST(SerializationTest, ADifferentSettingIsNamed) {
 TEST(SerializationTest, GoldenBytes) {
   KVCacheConfig config;
   config.key_format = PolarFormat::paper(16);
+  config.key_format.radius_meaning = RadiusMeaning::kUnbiased;
+  config.exact_type = FloatType::kFloat16;
   config.value_format = PolarFormat::uncompressed(4);
   config.rotation = RotationKind::kHadamard;
   config.seed = 5;
