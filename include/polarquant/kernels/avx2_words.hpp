@@ -163,6 +163,27 @@ POLARQUANT_WORDS_INLINE Bytes low_bytes(Words words) {
   return {_mm256_packus_epi16(_mm256_and_si256(words.halves[0], mask),
                               _mm256_and_si256(words.halves[1], mask))};
 }
+// The low bytes and the high bytes of words.
+POLARQUANT_WORDS_INLINE void split(Words words, Bytes& low, Bytes& high) {
+  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15, 0, 2,
+                                         4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  const __m256i first = _mm256_shuffle_epi8(words.halves[0], order);
+  const __m256i second = _mm256_shuffle_epi8(words.halves[1], order);
+  low.bytes = _mm256_unpacklo_epi64(first, second);
+  high.bytes = _mm256_unpackhi_epi64(first, second);
+}
+// The kBits bits of each byte from bit kFrom on, those that it has, moved to bit kTo.
+template <int kFrom, int kBits, int kTo>
+POLARQUANT_WORDS_INLINE Bytes move_bits(Bytes bytes) {
+  constexpr int kMask = (((1 << kBits) - 1) << kTo) & (0xff >> (kFrom > kTo ? kFrom - kTo : 0));
+  __m256i moved = bytes.bytes;
+  if constexpr (kFrom > kTo) moved = _mm256_srli_epi16(moved, kFrom - kTo);
+  if constexpr (kFrom < kTo) moved = _mm256_slli_epi16(moved, kTo - kFrom);
+  return {_mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(kMask)))};
+}
+POLARQUANT_WORDS_INLINE Bytes bits_or(Bytes a, Bytes b) {
+  return {_mm256_or_si256(a.bytes, b.bytes)};
+}
 // The lowest kBits bits of each byte.
 template <int kBits>
 POLARQUANT_WORDS_INLINE Bytes low_bits(Bytes bytes) {

@@ -177,6 +177,30 @@ POLARQUANT_WORDS_INLINE Bytes low_bytes(Words words) {
   }
   return bytes;
 }
+// The low bytes and the high bytes of words.
+POLARQUANT_WORDS_INLINE void split(Words words, Bytes& low, Bytes& high) {
+  low = low_bytes(words);
+#pragma GCC unroll 2
+  for (int k = 0; k < 2; ++k) {
+    high.halves[k] = vuzp2q_u8(vreinterpretq_u8_s16(words.quarters[2 * k]),
+                               vreinterpretq_u8_s16(words.quarters[2 * k + 1]));
+  }
+}
+// The kBits bits of each byte from bit kFrom on, those that it has, moved to bit kTo.
+template <int kFrom, int kBits, int kTo>
+POLARQUANT_WORDS_INLINE Bytes move_bits(Bytes bytes) {
+  const uint8x16_t mask = vdupq_n_u8(static_cast<std::uint8_t>(((1 << kBits) - 1) << kTo));
+#pragma GCC unroll 2
+  for (uint8x16_t& half : bytes.halves) {
+    if constexpr (kFrom > kTo) half = vshrq_n_u8(half, kFrom - kTo);
+    if constexpr (kFrom < kTo) half = vshlq_n_u8(half, kTo - kFrom);
+    half = vandq_u8(half, mask);
+  }
+  return bytes;
+}
+POLARQUANT_WORDS_INLINE Bytes bits_or(Bytes a, Bytes b) {
+  return {{vorrq_u8(a.halves[0], b.halves[0]), vorrq_u8(a.halves[1], b.halves[1])}};
+}
 // The lowest kBits bits of each byte.
 template <int kBits>
 POLARQUANT_WORDS_INLINE Bytes low_bits(Bytes bytes) {
