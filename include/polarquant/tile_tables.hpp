@@ -57,6 +57,7 @@ struct TileTables {
   // b2 bits), its two level-3 nodes, its level-4 node.
   static constexpr std::size_t kWindowsPerBlock = 7;
   static constexpr std::size_t kBlockWidth = 16;
+  static constexpr std::size_t kMaxBlocks = 64;
 
   // A node above the blocks. While the radii of blocks are folded in place, it makes number
   // `target` of numbers `left` and `right`, or the other way down.

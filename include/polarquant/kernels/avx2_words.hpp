@@ -115,7 +115,6 @@ struct Powers {
         factor = static_cast<std::uint16_t>(1u << (16 - shift));
       }
     }
-    for (std::uint16_t& factor : factors[0]) factor = 1;  // see Place
   }
 };
 inline constexpr Powers kPowers;
@@ -124,36 +123,21 @@ inline constexpr Powers kPowers;
 struct Shift {
   __m256i factor;
 };
-POLARQUANT_WORDS_INLINE Shift shift_of(int bits) {
+POLARQUANT_WORDS_INLINE Shift shift_of(std::size_t bits) {
   return {_mm256_load_si256(reinterpret_cast<const __m256i*>(kPowers.factors[bits]))};
 }
 POLARQUANT_WORDS_INLINE Words shift_right(Words words, Shift shift) {
   return {{_mm256_mulhi_epu16(words.halves[0], shift.factor),
            _mm256_mulhi_epu16(words.halves[1], shift.factor)}};
 }
-
-// Where a window lies in any tile.
-struct Place {
-  std::size_t low;
-  std::size_t high;
-  const std::uint16_t* factor;
-};
-// A shift by 0 is one by 16 from the row before.
-POLARQUANT_WORDS_INLINE Place place_of(const TileTables::Window& window) {
-  return {window.low, window.shift == 0 ? window.low : window.high, kPowers.factors[window.shift]};
-}
-// The 16 bits from the window's first bit on.
-POLARQUANT_WORDS_INLINE Words load(const Place& place, const std::byte* tile) {
-  const __m256i factor = _mm256_load_si256(reinterpret_cast<const __m256i*>(place.factor));
-  const Words low = load(tile + place.low);
-  const Words high = load(tile + place.high);
-  return {{_mm256_or_si256(_mm256_mulhi_epu16(low.halves[0], factor),
-                           _mm256_mullo_epi16(high.halves[0], factor)),
-           _mm256_or_si256(_mm256_mulhi_epu16(low.halves[1], factor),
-                           _mm256_mullo_epi16(high.halves[1], factor))}};
-}
-POLARQUANT_WORDS_INLINE void prefetch(const std::byte* at) {
-  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+// With the bits of `high` coming in.
+POLARQUANT_WORDS_INLINE Words shift_right(Words low, Words high, Shift shift) {
+#pragma GCC unroll 2
+  for (int k = 0; k < 2; ++k) {
+    low.halves[k] = _mm256_or_si256(_mm256_mulhi_epu16(low.halves[k], shift.factor),
+                                    _mm256_mullo_epi16(high.halves[k], shift.factor));
+  }
+  return low;
 }
 
 // ---- Bytes ----

@@ -58,6 +58,15 @@ struct TileRun {
   const std::byte* tile(std::size_t n) const { return tiles + n * tile_size; }
 };
 
+// Fetches `count` lines from `offset` on, which need not be anyone's memory.
+POLARQUANT_WORDS_INLINE void prefetch(const std::byte* base, std::size_t offset,
+                                      std::size_t count) {
+  const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(base) + offset;
+  for (std::size_t k = 0; k < count; ++k) {
+    __builtin_prefetch(reinterpret_cast<const void*>(first + k * sizeof(Lanes)));
+  }
+}
+
 // A run of tiles as the kernels read them. Codes with an odd number of bytes are copied to `copy`,
 // [count * num_words], with their last row of bytes widened.
 POLARQUANT_WORDS_INLINE TileRun run_of(const TileTables& tile_tables, const std::byte* tiles,
@@ -151,7 +160,11 @@ POLARQUANT_WORDS_TARGET inline void weigh_blocks(const CodecTables& tables, cons
     weigh_blocks_from_root(tables.tile_tables, run, weights, radii);
     return;
   }
+  // Radii and the first block of a later tile are fetched meanwhile.
+  const std::size_t num_ahead =
+      tables.tile_tables.num_blocks + tables.tile_tables.num_words / tables.tile_tables.num_blocks;
   for (std::size_t n = 0; n < run.count; ++n) {
+    prefetch(run.tile(n), 4 * run.tile_size, num_ahead);
     weigh_blocks_by_radii(tables.tile_tables, run.tile(n), weights + n, run.count,
                           radii + n * kTileTokens);
   }
@@ -209,12 +222,16 @@ POLARQUANT_WORDS_INLINE void expand_block(const Levels& levels, const Words* blo
 template <typename Shape>
 POLARQUANT_WORDS_TARGET void expand_blocks(const TileTables& tile_tables, const TileRun& run,
                                            std::size_t block, const Lanes* weights, Lanes* out) {
-  const BlockPlaces<Shape> places = places_of<Shape>(tile_tables, block);
+  const BlockPlace<Shape> place = place_of<Shape>(tile_tables, block);
   const Levels levels = levels_of(tile_tables);
+  // The next block's words, about, are fetched meanwhile.
+  const std::size_t num_ahead = tile_tables.num_words / tile_tables.num_blocks + 1;
+  const std::size_t ahead =
+      tile_tables.windows[block * TileTables::kWindowsPerBlock].low + num_ahead * sizeof(Lanes);
   for (std::size_t n = 0; n < run.count; ++n) {
+    prefetch(run.tile(n), ahead, num_ahead);
     Words own[Shape::kNumWords];
-#pragma GCC unroll 7
-    for (std::size_t k = 0; k < Shape::kNumWords; ++k) own[k] = load(places.words[k], run.tile(n));
+    load_block<Shape>(place, run.tile(n), own);
     expand_block<Shape>(levels, own, load(weights[n]), out + 16 * n);
   }
 }
@@ -225,16 +242,17 @@ template <typename Shape>
 POLARQUANT_WORDS_TARGET void expand_block_pairs(const TileTables& tile_tables, const TileRun& run,
                                                 std::size_t even, std::size_t odd,
                                                 const Lanes* weights, Lanes* out) {
-  const BlockPlaces<Shape> even_places = places_of<Shape>(tile_tables, even);
-  const BlockPlaces<Shape> odd_places = places_of<Shape>(tile_tables, odd);
+  const BlockPlace<Shape> even_place = place_of<Shape>(tile_tables, even);
+  const BlockPlace<Shape> odd_place = place_of<Shape>(tile_tables, odd);
   const Levels levels = levels_of(tile_tables);
   for (std::size_t n = 0; n < run.count; ++n) {
     Words first[Shape::kNumWords];
     Words second[Shape::kNumWords];
+    load_block<Shape>(even_place, run.tile(n), first);
+    load_block<Shape>(odd_place, run.tile(n), second);
 #pragma GCC unroll 7
     for (std::size_t k = 0; k < Shape::kNumWords; ++k) {
-      interleave(load(even_places.words[k], run.tile(n)), load(odd_places.words[k], run.tile(n)),
-                 first[k], second[k]);
+      interleave(first[k], second[k], first[k], second[k]);
     }
     Words first_weight, second_weight;
     interleave(load(weights[even * run.count + n]), load(weights[odd * run.count + n]),

@@ -2,6 +2,7 @@
 // to 4 are known when compiling, and where they are not.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -25,9 +26,10 @@ struct Levels {
   Shift third;
 };
 POLARQUANT_WORDS_INLINE Levels levels_of(const TileTables& tile_tables) {
+  const std::size_t first_bits = static_cast<std::size_t>(tile_tables.first_bits);
+  const std::size_t second_bits = static_cast<std::size_t>(tile_tables.second_bits);
   return {tile_tables.split_cosines.data(), tile_tables.split_sines.data(), tile_tables.quarters,
-          shift_of(tile_tables.first_bits),
-          shift_of(tile_tables.first_bits + tile_tables.second_bits)};
+          shift_of(first_bits), shift_of(first_bits + second_bits)};
 }
 
 // Bits of the look-up that an index needs.
@@ -99,31 +101,67 @@ struct AnyShape {
 
 // ---- Both ----
 
-// The words of a block that its indices are taken from.
-template <typename Shape>
-struct BlockPlaces {
-  Place words[Shape::kNumWords];
+// Words from a bit on: of the rows at `low` and `high` of any tile. A shift by 0 is one by 16 of
+// the row before, which may be any.
+struct Place {
+  std::size_t low;
+  std::size_t high;
+  std::size_t shift;
+};
+POLARQUANT_WORDS_INLINE Place place_of(const TileTables::Window& window) {
+  const bool is_aligned = window.shift == 0;
+  return {window.low, is_aligned ? window.low : window.high, is_aligned ? 16 : window.shift};
+}
+POLARQUANT_WORDS_INLINE Words load(const Place& place, const std::byte* tile) {
+  return shift_right(load(tile + place.low), load(tile + place.high), shift_of(place.shift));
+}
+
+// The words of a block that its indices are taken from: windows, or all from its first bit on.
+template <typename Shape, bool kIsExact = Shape::kIsExact>
+struct BlockPlace {
+  Place windows[Shape::kNumWords];
 };
 template <typename Shape>
-POLARQUANT_WORDS_INLINE BlockPlaces<Shape> places_of(const TileTables& tile_tables,
-                                                     std::size_t block) {
+struct BlockPlace<Shape, true> {
+  std::size_t rows[Shape::kNumWords + 1];
+  std::size_t shift;
+};
+template <typename Shape>
+POLARQUANT_WORDS_INLINE BlockPlace<Shape> place_of(const TileTables& tile_tables,
+                                                   std::size_t block) {
   const TileTables::Window* const windows =
       tile_tables.windows.data() + block * TileTables::kWindowsPerBlock;
-  BlockPlaces<Shape> places;
-#pragma GCC unroll 7
-  for (std::size_t k = 0; k < Shape::kNumWords; ++k) {
-    if constexpr (Shape::kIsExact) {
-      const std::size_t last = (tile_tables.num_words - 1) * sizeof(Lanes);
-      const std::size_t low = windows[0].low + k * sizeof(Lanes);
-      const std::size_t high = low + sizeof(Lanes);
-      places.words[k] =
-          place_of({static_cast<std::uint32_t>(low < last ? low : last),
-                    static_cast<std::uint32_t>(high < last ? high : last), windows[0].shift});
-    } else {
-      places.words[k] = place_of(windows[k]);
+  BlockPlace<Shape> place;
+  if constexpr (Shape::kIsExact) {
+    const std::size_t last = (tile_tables.num_words - 1) * sizeof(Lanes);
+    // Row 0 has a radius: a block always has a row before it.
+    std::size_t row = windows[0].low - (windows[0].shift == 0 ? sizeof(Lanes) : 0);
+    for (std::size_t& next : place.rows) {
+      next = std::min(row, last);
+      row += sizeof(Lanes);
     }
+    place.shift = windows[0].shift == 0 ? 16 : windows[0].shift;
+  } else {
+    for (std::size_t k = 0; k < Shape::kNumWords; ++k) place.windows[k] = place_of(windows[k]);
   }
-  return places;
+  return place;
+}
+template <typename Shape>
+POLARQUANT_WORDS_INLINE void load_block(const BlockPlace<Shape>& place, const std::byte* tile,
+                                        Words* block) {
+  if constexpr (Shape::kIsExact) {
+    const Shift shift = shift_of(place.shift);
+    Words low = load(tile + place.rows[0]);
+#pragma GCC unroll 7
+    for (std::size_t k = 0; k < Shape::kNumWords; ++k) {
+      const Words high = load(tile + place.rows[k + 1]);
+      block[k] = shift_right(low, high, shift);
+      low = high;
+    }
+  } else {
+#pragma GCC unroll 7
+    for (std::size_t k = 0; k < Shape::kNumWords; ++k) block[k] = load(place.windows[k], tile);
+  }
 }
 
 // The index of node `kNode` of level kLevel of a block.

@@ -121,11 +121,10 @@ POLARQUANT_WORDS_INLINE Words contract_half(const Levels& levels, const QueryTab
 // block's tables.
 template <typename Shape>
 POLARQUANT_WORDS_INLINE Words contract_block(const Levels& levels, const QueryTable* query,
-                                             const BlockPlaces<Shape>& places,
+                                             const BlockPlace<Shape>& place,
                                              const std::byte* tile) {
   Words block[Shape::kNumWords];
-#pragma GCC unroll 7
-  for (std::size_t k = 0; k < Shape::kNumWords; ++k) block[k] = load(places.words[k], tile);
+  load_block<Shape>(place, tile, block);
   return fold<Shape, 4, 0>(levels, block, contract_half<Shape, 0>(levels, query, block),
                            contract_half<Shape, 1>(levels, query, block));
 }
@@ -142,12 +141,19 @@ POLARQUANT_WORDS_TARGET void contract_run(const CodecTables& tables, const TileR
       reinterpret_cast<const QueryTable*>(prepared + query_tables_offset(tile_tables));
   const Floats unit = broadcast(prepared[0] * 0x1p-16f);
   Lanes* const values = memory.weights;  // [num_blocks]
+  BlockPlace<Shape> places[TileTables::kMaxBlocks];
+  for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
+    places[block] = place_of<Shape>(tile_tables, block);
+  }
+  // The tile after next is fetched meanwhile, in equal parts.
+  const std::size_t num_ahead =
+      (tile_tables.num_words + tile_tables.num_blocks - 1) / tile_tables.num_blocks;
   for (std::size_t n = 0; n < run.count; ++n) {
     const std::byte* const tile = run.tile(n);
     Floats total = broadcast(0.0f);
     for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
-      const Words value = contract_block<Shape>(levels, query + 8 * block,
-                                                places_of<Shape>(tile_tables, block), tile);
+      const Words value = contract_block<Shape>(levels, query + 8 * block, places[block], tile);
+      prefetch(tile, 2 * run.tile_size + block * num_ahead * sizeof(Lanes), num_ahead);
       if (block_radii) {
         total = multiply_add(from_bfloat16(load(tile + block * sizeof(Lanes))), to_floats(value),
                              total);

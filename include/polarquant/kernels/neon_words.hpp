@@ -129,7 +129,7 @@ POLARQUANT_WORDS_INLINE void interleave(Words a, Words b, Words& first, Words& s
 struct Shift {
   int bits;
 };
-POLARQUANT_WORDS_INLINE Shift shift_of(int bits) { return {bits}; }
+POLARQUANT_WORDS_INLINE Shift shift_of(std::size_t bits) { return {static_cast<int>(bits)}; }
 POLARQUANT_WORDS_INLINE Words shift_right(Words words, Shift shift) {
   const int16x8_t left = vdupq_n_s16(static_cast<std::int16_t>(-shift.bits));
 #pragma GCC unroll 4
@@ -139,23 +139,10 @@ POLARQUANT_WORDS_INLINE Words shift_right(Words words, Shift shift) {
   }
   return words;
 }
-
-// Where a window lies in any tile.
-struct Place {
-  std::size_t low;
-  std::size_t high;
-  std::uint32_t shift;
-};
-POLARQUANT_WORDS_INLINE Place place_of(const TileTables::Window& window) {
-  return {window.low, window.high, window.shift};
-}
-// The 16 bits from the window's first bit on.
-POLARQUANT_WORDS_INLINE Words load(const Place& place, const std::byte* tile) {
-  const int shift = static_cast<int>(place.shift);
-  const int16x8_t right = vdupq_n_s16(static_cast<std::int16_t>(-shift));
-  const int16x8_t left = vdupq_n_s16(static_cast<std::int16_t>(16 - shift));
-  Words low = load(tile + place.low);
-  const Words high = load(tile + place.high);
+// With the bits of `high` coming in.
+POLARQUANT_WORDS_INLINE Words shift_right(Words low, Words high, Shift shift) {
+  const int16x8_t right = vdupq_n_s16(static_cast<std::int16_t>(-shift.bits));
+  const int16x8_t left = vdupq_n_s16(static_cast<std::int16_t>(16 - shift.bits));
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) {
     low.quarters[k] =
@@ -164,7 +151,6 @@ POLARQUANT_WORDS_INLINE Words load(const Place& place, const std::byte* tile) {
   }
   return low;
 }
-POLARQUANT_WORDS_INLINE void prefetch(const std::byte* at) { __builtin_prefetch(at); }
 
 // ---- Bytes ----
 
