@@ -57,6 +57,7 @@ struct TileTables {
   // b2 bits), its two level-3 nodes, its level-4 node.
   static constexpr std::size_t kWindowsPerBlock = 7;
   static constexpr std::size_t kBlockWidth = 16;
+  static constexpr std::size_t kMaxBlocks = 64;
 
   // A node above the blocks. While the radii of blocks are folded in place, it makes number
   // `target` of numbers `left` and `right`, or the other way down.
@@ -70,11 +71,12 @@ struct TileTables {
   };
 
   bool usable = false;
-  bool combined = false;  // level-1 and level-2 index together have at most 6 bits
-  bool packed = false;    // each half of a subtree of two levels with what follows fits a byte
-  int first_bits = 0;     // of level 1
-  int second_bits = 0;    // of level 2
-  int rest_bits = 0;      // the most of levels 2 to 4
+  bool combined = false;   // level-1 and level-2 index together have at most 6 bits
+  bool packed = false;     // each half of a subtree of two levels with what follows fits a byte
+  int first_bits = 0;      // of level 1
+  int second_bits = 0;     // of level 2
+  int rest_bits = 0;       // the most of levels 2 to 4
+  int block_bits[4] = {};  // of levels 1 to 4
   std::size_t num_blocks = 0;
   std::size_t num_pairs = 0;  // of blocks: block i and block num_pairs + i
   std::size_t num_words = 0;  // rows of a tile; the last has bytes if has_byte_row
@@ -89,6 +91,10 @@ struct TileTables {
   std::vector<FloatLanes> float_sines;
   std::vector<float> float_tables;  // all 64: cosines, sines, cosines of the next, ..
 
+  // Where the indices of levels 2 and 3 together have at most 4 bits: by (level 2, level 3), the
+  // product of their cosines or sines on the way to coordinates 0 and 1 of eight, 2 and 3, ..
+  SplitLanes quarters[4];
+
   // Combined tables. By (index, joining index): coordinates 0 and 1 of four; by (joining index,
   // index): coordinates 2 and 3.
   Lanes64 coordinate[4];
@@ -99,6 +105,7 @@ struct TileTables {
     first_bits = format.level_bits[0];
     second_bits = format.level_bits[1];
     combined = first_bits + second_bits <= 6;
+    std::copy_n(format.level_bits.begin(), 4, block_bits);
     const int upper_bits = std::max<int>(format.level_bits[2], format.level_bits[3]);
     rest_bits = std::max(second_bits, upper_bits);
     packed = first_bits + rest_bits <= 8 && 2 * first_bits + second_bits + upper_bits <= 16;
@@ -110,6 +117,7 @@ struct TileTables {
       for (const AngleCodebook& codebook : *set) add_codebook(codebook);
     }
     if (combined) combine(codebooks);
+    if (second_bits + format.level_bits[2] <= 4) combine_quarters(codebooks);
     const PolarShape shape = format.shape();
     const auto field = [&](int level, std::size_t node) {
       return layout.fields()[static_cast<std::size_t>(shape.first_angle(level)) + node];
@@ -217,6 +225,22 @@ struct TileTables {
         half.values[i % 32] = to_fraction(entries[k]);
       }
     }
+  }
+
+  void combine_quarters(const CodebookSet& codebooks) {
+    const std::vector<double>& second = codebooks.levels[1].centroids();
+    const std::vector<double>& third = codebooks.levels[2].centroids();
+    Lanes64 tables[4];
+    for (std::size_t i = 0; i < 64; ++i) {
+      const SinCos s2 = fixed_sin_cos_full(second[i % second.size()]);
+      const SinCos s3 = fixed_sin_cos_full(third[(i >> second_bits) % third.size()]);
+      const double entries[4] = {s3.cos * s2.cos, s3.cos * s2.sin, s3.sin * s2.cos,
+                                 s3.sin * s2.sin};
+      for (std::size_t k = 0; k < 4; ++k) {
+        (i < 32 ? tables[k].low : tables[k].high).values[i % 32] = to_fraction(entries[k]);
+      }
+    }
+    for (std::size_t k = 0; k < 4; ++k) quarters[k] = split(tables[k]);
   }
 
   Window window_at(CodeLayout::Field field) const {

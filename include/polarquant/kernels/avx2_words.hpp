@@ -115,7 +115,6 @@ struct Powers {
         factor = static_cast<std::uint16_t>(1u << (16 - shift));
       }
     }
-    for (std::uint16_t& factor : factors[0]) factor = 1;  // see Place
   }
 };
 inline constexpr Powers kPowers;
@@ -124,36 +123,21 @@ inline constexpr Powers kPowers;
 struct Shift {
   __m256i factor;
 };
-POLARQUANT_WORDS_INLINE Shift shift_of(int bits) {
+POLARQUANT_WORDS_INLINE Shift shift_of(std::size_t bits) {
   return {_mm256_load_si256(reinterpret_cast<const __m256i*>(kPowers.factors[bits]))};
 }
 POLARQUANT_WORDS_INLINE Words shift_right(Words words, Shift shift) {
   return {{_mm256_mulhi_epu16(words.halves[0], shift.factor),
            _mm256_mulhi_epu16(words.halves[1], shift.factor)}};
 }
-
-// Where a window lies in any tile.
-struct Place {
-  std::size_t low;
-  std::size_t high;
-  const std::uint16_t* factor;
-};
-// A shift by 0 is one by 16 from the row before.
-POLARQUANT_WORDS_INLINE Place place_of(const TileTables::Window& window) {
-  return {window.low, window.shift == 0 ? window.low : window.high, kPowers.factors[window.shift]};
-}
-// The 16 bits from the window's first bit on.
-POLARQUANT_WORDS_INLINE Words load(const Place& place, const std::byte* tile) {
-  const __m256i factor = _mm256_load_si256(reinterpret_cast<const __m256i*>(place.factor));
-  const Words low = load(tile + place.low);
-  const Words high = load(tile + place.high);
-  return {{_mm256_or_si256(_mm256_mulhi_epu16(low.halves[0], factor),
-                           _mm256_mullo_epi16(high.halves[0], factor)),
-           _mm256_or_si256(_mm256_mulhi_epu16(low.halves[1], factor),
-                           _mm256_mullo_epi16(high.halves[1], factor))}};
-}
-POLARQUANT_WORDS_INLINE void prefetch(const std::byte* at) {
-  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+// With the bits of `high` coming in.
+POLARQUANT_WORDS_INLINE Words shift_right(Words low, Words high, Shift shift) {
+#pragma GCC unroll 2
+  for (int k = 0; k < 2; ++k) {
+    low.halves[k] = _mm256_or_si256(_mm256_mulhi_epu16(low.halves[k], shift.factor),
+                                    _mm256_mullo_epi16(high.halves[k], shift.factor));
+  }
+  return low;
 }
 
 // ---- Bytes ----
@@ -162,6 +146,27 @@ POLARQUANT_WORDS_INLINE Bytes low_bytes(Words words) {
   const __m256i mask = _mm256_set1_epi16(0xff);
   return {_mm256_packus_epi16(_mm256_and_si256(words.halves[0], mask),
                               _mm256_and_si256(words.halves[1], mask))};
+}
+// The low bytes and the high bytes of words.
+POLARQUANT_WORDS_INLINE void split(Words words, Bytes& low, Bytes& high) {
+  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15, 0, 2,
+                                         4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  const __m256i first = _mm256_shuffle_epi8(words.halves[0], order);
+  const __m256i second = _mm256_shuffle_epi8(words.halves[1], order);
+  low.bytes = _mm256_unpacklo_epi64(first, second);
+  high.bytes = _mm256_unpackhi_epi64(first, second);
+}
+// The kBits bits of each byte from bit kFrom on, those that it has, moved to bit kTo.
+template <int kFrom, int kBits, int kTo>
+POLARQUANT_WORDS_INLINE Bytes move_bits(Bytes bytes) {
+  constexpr int kMask = (((1 << kBits) - 1) << kTo) & (0xff >> (kFrom > kTo ? kFrom - kTo : 0));
+  __m256i moved = bytes.bytes;
+  if constexpr (kFrom > kTo) moved = _mm256_srli_epi16(moved, kFrom - kTo);
+  if constexpr (kFrom < kTo) moved = _mm256_slli_epi16(moved, kTo - kFrom);
+  return {_mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(kMask)))};
+}
+POLARQUANT_WORDS_INLINE Bytes bits_or(Bytes a, Bytes b) {
+  return {_mm256_or_si256(a.bytes, b.bytes)};
 }
 // The lowest kBits bits of each byte.
 template <int kBits>

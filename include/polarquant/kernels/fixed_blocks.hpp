@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "polarquant/codec_tables.hpp"
+#include "polarquant/kernels/fixed_indices.hpp"
 #include "polarquant/kernels/words.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/tile_tables.hpp"
@@ -57,6 +58,15 @@ struct TileRun {
   const std::byte* tile(std::size_t n) const { return tiles + n * tile_size; }
 };
 
+// Fetches `count` lines from `offset` on, which need not be anyone's memory.
+POLARQUANT_WORDS_INLINE void prefetch(const std::byte* base, std::size_t offset,
+                                      std::size_t count) {
+  const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(base) + offset;
+  for (std::size_t k = 0; k < count; ++k) {
+    __builtin_prefetch(reinterpret_cast<const void*>(first + k * sizeof(Lanes)));
+  }
+}
+
 // A run of tiles as the kernels read them. Codes with an odd number of bytes are copied to `copy`,
 // [count * num_words], with their last row of bytes widened.
 POLARQUANT_WORDS_INLINE TileRun run_of(const TileTables& tile_tables, const std::byte* tiles,
@@ -70,81 +80,6 @@ POLARQUANT_WORDS_INLINE TileRun run_of(const TileTables& tile_tables, const std:
     store(*next++, widen(tile + last * sizeof(Lanes)));
   }
   return {reinterpret_cast<const std::byte*>(copy), (last + 1) * sizeof(Lanes), count};
-}
-
-// Which look-ups levels 1 to 4 need, in bits of an index, 4 or 5, and whether the windows of two
-// levels hold all there is to a block: both indices of either half in a byte, the second one's
-// followed by the index of the node that comes next in the order of codes, of level 3 or 4.
-template <int kFirst, int kRest, bool kPackedWindows>
-struct BlockShape {
-  static constexpr int kFirstBits = kFirst;
-  static constexpr int kRestBits = kRest;
-  static constexpr bool kPacked = kPackedWindows;
-};
-
-// Calls `run`<shape>(..) with the least shape that holds the format.
-#define POLARQUANT_DISPATCH_BLOCK_SHAPE(tile_tables, run, ...) \
-  do {                                                         \
-    if ((tile_tables).rest_bits > 4) {                         \
-      run<BlockShape<5, 5, false>>(__VA_ARGS__);               \
-    } else if (!(tile_tables).packed) {                        \
-      run<BlockShape<5, 4, false>>(__VA_ARGS__);               \
-    } else if ((tile_tables).first_bits > 4) {                 \
-      run<BlockShape<5, 4, true>>(__VA_ARGS__);                \
-    } else {                                                   \
-      run<BlockShape<4, 4, true>>(__VA_ARGS__);                \
-    }                                                          \
-  } while (false)
-
-// Cosines and sines of levels 1 to 4, and how far the indices of a subtree of two levels lie from
-// its window's first bit: that of level 2, then the second of level 1.
-struct Levels {
-  const SplitLanes* cosines;
-  const SplitLanes* sines;
-  Shift second;
-  Shift third;
-};
-POLARQUANT_WORDS_INLINE Levels levels_of(const TileTables& tile_tables) {
-  return {tile_tables.split_cosines.data(), tile_tables.split_sines.data(),
-          shift_of(tile_tables.first_bits),
-          shift_of(tile_tables.first_bits + tile_tables.second_bits)};
-}
-
-template <int kBits>
-POLARQUANT_WORDS_INLINE Words look_up(const SplitLanes& table, Bytes index) {
-  return look_up<kBits>(table.low, table.high, index);
-}
-
-// a cos + b sin.
-template <int kBits>
-POLARQUANT_WORDS_INLINE Words fold(Words a, Words b, const Levels& levels, std::size_t level,
-                                   Bytes index) {
-  return add(times(a, look_up<kBits>(levels.cosines[level - 1], index)),
-             times(b, look_up<kBits>(levels.sines[level - 1], index)));
-}
-
-// The indices in a subtree of two levels, and of the node that follows it if windows are packed.
-struct SubtreeIndices {
-  Bytes first;
-  Bytes second;
-  Bytes third;
-  Bytes next;
-};
-template <typename Shape>
-POLARQUANT_WORDS_INLINE SubtreeIndices indices_of(const Levels& levels, Words window) {
-  const Bytes low = low_bytes(window);
-  const Bytes rest = low_bytes(shift_right(window, levels.third));
-  SubtreeIndices indices;
-  indices.first = low_bits<Shape::kFirstBits>(low);
-  indices.third = low_bits<Shape::kFirstBits>(rest);
-  if constexpr (Shape::kPacked) {
-    indices.second = low_bits<Shape::kRestBits>(shift_right(low, levels.second));
-    indices.next = low_bits<Shape::kRestBits>(shift_right(rest, levels.second));
-  } else {
-    indices.second = low_bits<Shape::kRestBits>(low_bytes(shift_right(window, levels.second)));
-    indices.next = indices.second;  // Not read.
-  }
-  return indices;
 }
 
 // The node above the blocks at a window.
@@ -225,7 +160,11 @@ POLARQUANT_WORDS_TARGET inline void weigh_blocks(const CodecTables& tables, cons
     weigh_blocks_from_root(tables.tile_tables, run, weights, radii);
     return;
   }
+  // Radii and the first block of a later tile are fetched meanwhile.
+  const std::size_t num_ahead =
+      tables.tile_tables.num_blocks + tables.tile_tables.num_words / tables.tile_tables.num_blocks;
   for (std::size_t n = 0; n < run.count; ++n) {
+    prefetch(run.tile(n), 4 * run.tile_size, num_ahead);
     weigh_blocks_by_radii(tables.tile_tables, run.tile(n), weights + n, run.count,
                           radii + n * kTileTokens);
   }
@@ -233,70 +172,67 @@ POLARQUANT_WORDS_TARGET inline void weigh_blocks(const CodecTables& tables, cons
 
 // ---- Coordinates ----
 
-// The windows of a block that are read.
-template <typename Shape>
-inline constexpr std::size_t kNumWindows = Shape::kPacked ? 4 : TileTables::kWindowsPerBlock;
-
-// out[i] = coordinate i of a block of 16: its weight times the cosines and sines down to it. The
-// block's windows: four subtrees of two levels, two nodes of level 3, one of level 4.
-template <typename Shape>
-POLARQUANT_WORDS_INLINE void expand_block(const Levels& levels, const Words* windows, Words weight,
-                                          Lanes* out) {
-  constexpr int kRest = Shape::kRestBits;
-  SubtreeIndices subtrees[4];
-#pragma GCC unroll 4
-  for (std::size_t k = 0; k < 4; ++k) subtrees[k] = indices_of<Shape>(levels, windows[k]);
-  Bytes upper[3];  // level 3, left and right; level 4
-#pragma GCC unroll 3
-  for (std::size_t k = 0; k < 3; ++k) {
-    if constexpr (Shape::kPacked) {
-      upper[k] = subtrees[k == 0 ? 0 : 3 - k].next;
-    } else {
-      upper[k] = low_bits<kRest>(low_bytes(windows[4 + k]));
-    }
-  }
-  const Words halves[2] = {times(weight, look_up<kRest>(levels.cosines[3], upper[2])),
-                           times(weight, look_up<kRest>(levels.sines[3], upper[2]))};
-#pragma GCC unroll 4
-  for (std::size_t k = 0; k < 4; ++k) {
-    const SplitLanes& third = k % 2 == 0 ? levels.cosines[2] : levels.sines[2];
-    const Words quarter = times(halves[k / 2], look_up<kRest>(third, upper[k / 2]));
-    const Words left = times(quarter, look_up<kRest>(levels.cosines[1], subtrees[k].second));
-    const Words right = times(quarter, look_up<kRest>(levels.sines[1], subtrees[k].second));
-    constexpr int kFirst = Shape::kFirstBits;
-    store(out[4 * k], times(left, look_up<kFirst>(levels.cosines[0], subtrees[k].first)));
-    store(out[4 * k + 1], times(left, look_up<kFirst>(levels.sines[0], subtrees[k].first)));
-    store(out[4 * k + 2], times(right, look_up<kFirst>(levels.cosines[0], subtrees[k].third)));
-    store(out[4 * k + 3], times(right, look_up<kFirst>(levels.sines[0], subtrees[k].third)));
-  }
+// The coordinates under one level-1 node, of weight `weight`.
+template <typename Shape, int kNode>
+POLARQUANT_WORDS_INLINE void expand_pair(const Levels& levels, const Words* block, Words weight,
+                                         Lanes* out) {
+  constexpr int kBits = Shape::look_up_bits(1);
+  const Bytes index = index_of<Shape, 1, kNode>(levels, block);
+  store(out[2 * kNode], times(weight, look_up<kBits>(levels.cosines[0], index)));
+  store(out[2 * kNode + 1], times(weight, look_up<kBits>(levels.sines[0], index)));
 }
 
-// Where the windows of a block lie.
-struct BlockPlaces {
-  Place windows[TileTables::kWindowsPerBlock];
-};
-POLARQUANT_WORDS_INLINE BlockPlaces places_of(const TileTables& tile_tables, std::size_t block) {
-  BlockPlaces places;
-#pragma GCC unroll 7
-  for (std::size_t k = 0; k < TileTables::kWindowsPerBlock; ++k) {
-    places.windows[k] = place_of(tile_tables.windows[block * TileTables::kWindowsPerBlock + k]);
+// Those under one level-2 node; weight: of the level-3 node above.
+template <typename Shape, int kNode>
+POLARQUANT_WORDS_INLINE void expand_quarter(const Levels& levels, const Words* block, Words weight,
+                                            Lanes* out) {
+  Words left, right;
+  if constexpr (Shape::kHasQuarters) {
+    const Bytes index = quarter_index_of<Shape, kNode>(block);
+    left = times(weight, look_up<4>(levels.quarters[kNode % 2 * 2], index));
+    right = times(weight, look_up<4>(levels.quarters[kNode % 2 * 2 + 1], index));
+  } else {
+    const SplitLanes& third = kNode % 2 == 0 ? levels.cosines[2] : levels.sines[2];
+    const Words own = times(weight, look_up<Shape::look_up_bits(3)>(
+                                        third, index_of<Shape, 3, kNode / 2>(levels, block)));
+    constexpr int kBits = Shape::look_up_bits(2);
+    const Bytes index = index_of<Shape, 2, kNode>(levels, block);
+    left = times(own, look_up<kBits>(levels.cosines[1], index));
+    right = times(own, look_up<kBits>(levels.sines[1], index));
   }
-  return places;
+  expand_pair<Shape, 2 * kNode>(levels, block, left, out);
+  expand_pair<Shape, 2 * kNode + 1>(levels, block, right, out);
+}
+
+// out[i] = coordinate i of a block of 16: its weight times the cosines and sines down to it.
+template <typename Shape>
+POLARQUANT_WORDS_INLINE void expand_block(const Levels& levels, const Words* block, Words weight,
+                                          Lanes* out) {
+  constexpr int kBits = Shape::look_up_bits(4);
+  const Bytes index = index_of<Shape, 4, 0>(levels, block);
+  const Words left = times(weight, look_up<kBits>(levels.cosines[3], index));
+  expand_quarter<Shape, 0>(levels, block, left, out);
+  expand_quarter<Shape, 1>(levels, block, left, out);
+  const Words right = times(weight, look_up<kBits>(levels.sines[3], index));
+  expand_quarter<Shape, 2>(levels, block, right, out);
+  expand_quarter<Shape, 3>(levels, block, right, out);
 }
 
 // Decodes a block of a run: out[16 n + i] = coordinate i. weights: [run.count], its own.
 template <typename Shape>
 POLARQUANT_WORDS_TARGET void expand_blocks(const TileTables& tile_tables, const TileRun& run,
                                            std::size_t block, const Lanes* weights, Lanes* out) {
-  const BlockPlaces places = places_of(tile_tables, block);
+  const BlockPlace<Shape> place = place_of<Shape>(tile_tables, block);
   const Levels levels = levels_of(tile_tables);
+  // The next block's words, about, are fetched meanwhile.
+  const std::size_t num_ahead = tile_tables.num_words / tile_tables.num_blocks + 1;
+  const std::size_t ahead =
+      tile_tables.windows[block * TileTables::kWindowsPerBlock].low + num_ahead * sizeof(Lanes);
   for (std::size_t n = 0; n < run.count; ++n) {
-    Words windows[kNumWindows<Shape>];
-#pragma GCC unroll 7
-    for (std::size_t k = 0; k < kNumWindows<Shape>; ++k) {
-      windows[k] = load(places.windows[k], run.tile(n));
-    }
-    expand_block<Shape>(levels, windows, load(weights[n]), out + 16 * n);
+    prefetch(run.tile(n), ahead, num_ahead);
+    Words own[Shape::kNumWords];
+    load_block<Shape>(place, run.tile(n), own);
+    expand_block<Shape>(levels, own, load(weights[n]), out + 16 * n);
   }
 }
 
@@ -306,16 +242,17 @@ template <typename Shape>
 POLARQUANT_WORDS_TARGET void expand_block_pairs(const TileTables& tile_tables, const TileRun& run,
                                                 std::size_t even, std::size_t odd,
                                                 const Lanes* weights, Lanes* out) {
-  const BlockPlaces even_places = places_of(tile_tables, even);
-  const BlockPlaces odd_places = places_of(tile_tables, odd);
+  const BlockPlace<Shape> even_place = place_of<Shape>(tile_tables, even);
+  const BlockPlace<Shape> odd_place = place_of<Shape>(tile_tables, odd);
   const Levels levels = levels_of(tile_tables);
   for (std::size_t n = 0; n < run.count; ++n) {
-    Words first[kNumWindows<Shape>];
-    Words second[kNumWindows<Shape>];
+    Words first[Shape::kNumWords];
+    Words second[Shape::kNumWords];
+    load_block<Shape>(even_place, run.tile(n), first);
+    load_block<Shape>(odd_place, run.tile(n), second);
 #pragma GCC unroll 7
-    for (std::size_t k = 0; k < kNumWindows<Shape>; ++k) {
-      interleave(load(even_places.windows[k], run.tile(n)),
-                 load(odd_places.windows[k], run.tile(n)), first[k], second[k]);
+    for (std::size_t k = 0; k < Shape::kNumWords; ++k) {
+      interleave(first[k], second[k], first[k], second[k]);
     }
     Words first_weight, second_weight;
     interleave(load(weights[even * run.count + n]), load(weights[odd * run.count + n]),

@@ -73,34 +73,60 @@ POLARQUANT_WORDS_TARGET inline void prepare_query(const CodecTables& tables, con
 
 // ---- A single query ----
 
+template <typename Shape, int kNode>
+POLARQUANT_WORDS_INLINE Words contract_pair(const Levels& levels, const QueryTable* query,
+                                            const Words* block) {
+  return look_up<Shape::look_up_bits(1)>(query[kNode].low, query[kNode].high,
+                                         index_of<Shape, 1, kNode>(levels, block));
+}
+
+// a cos + b sin, of one node.
+template <typename Shape, int kLevel, int kNode>
+POLARQUANT_WORDS_INLINE Words fold(const Levels& levels, const Words* block, Words a, Words b) {
+  constexpr int kBits = Shape::look_up_bits(kLevel);
+  const Bytes index = index_of<Shape, kLevel, kNode>(levels, block);
+  return add(times(a, look_up<kBits>(levels.cosines[kLevel - 1], index)),
+             times(b, look_up<kBits>(levels.sines[kLevel - 1], index)));
+}
+
+// The two quarters of half kHalf of a block.
+template <typename Shape, int kHalf>
+POLARQUANT_WORDS_INLINE Words contract_half(const Levels& levels, const QueryTable* query,
+                                            const Words* block) {
+  Words quarters[2];
+  if constexpr (Shape::kHasQuarters) {
+    const Bytes left = quarter_index_of<Shape, 2 * kHalf>(block);
+    quarters[0] = add(times(contract_pair<Shape, 4 * kHalf>(levels, query, block),
+                            look_up<4>(levels.quarters[0], left)),
+                      times(contract_pair<Shape, 4 * kHalf + 1>(levels, query, block),
+                            look_up<4>(levels.quarters[1], left)));
+    const Bytes right = quarter_index_of<Shape, 2 * kHalf + 1>(block);
+    quarters[1] = add(times(contract_pair<Shape, 4 * kHalf + 2>(levels, query, block),
+                            look_up<4>(levels.quarters[2], right)),
+                      times(contract_pair<Shape, 4 * kHalf + 3>(levels, query, block),
+                            look_up<4>(levels.quarters[3], right)));
+    return add(quarters[0], quarters[1]);
+  } else {
+    quarters[0] = fold<Shape, 2, 2 * kHalf>(
+        levels, block, contract_pair<Shape, 4 * kHalf>(levels, query, block),
+        contract_pair<Shape, 4 * kHalf + 1>(levels, query, block));
+    quarters[1] = fold<Shape, 2, 2 * kHalf + 1>(
+        levels, block, contract_pair<Shape, 4 * kHalf + 2>(levels, query, block),
+        contract_pair<Shape, 4 * kHalf + 3>(levels, query, block));
+    return fold<Shape, 3, kHalf>(levels, block, quarters[0], quarters[1]);
+  }
+}
+
 // What a block contributes to the product of one query with 32 vectors of norm 1. query: the
 // block's tables.
 template <typename Shape>
 POLARQUANT_WORDS_INLINE Words contract_block(const Levels& levels, const QueryTable* query,
-                                             const TileTables::Window* windows,
+                                             const BlockPlace<Shape>& place,
                                              const std::byte* tile) {
-  Words values[4];
-  Bytes next[4];
-#pragma GCC unroll 4
-  for (std::size_t k = 0; k < 4; ++k) {
-    const SubtreeIndices indices = indices_of<Shape>(levels, load(place_of(windows[k]), tile));
-    const QueryTable* const own = query + 2 * k;
-    values[k] =
-        fold<Shape::kRestBits>(look_up<Shape::kFirstBits>(own[0].low, own[0].high, indices.first),
-                               look_up<Shape::kFirstBits>(own[1].low, own[1].high, indices.third),
-                               levels, 2, indices.second);
-    next[k] = indices.next;
-  }
-  if constexpr (!Shape::kPacked) {
-#pragma GCC unroll 3
-    for (std::size_t k = 0; k < 3; ++k) {
-      next[k == 0 ? 0 : 3 - k] =
-          low_bits<Shape::kRestBits>(low_bytes(load(place_of(windows[4 + k]), tile)));
-    }
-  }
-  return fold<Shape::kRestBits>(fold<Shape::kRestBits>(values[0], values[1], levels, 3, next[0]),
-                                fold<Shape::kRestBits>(values[2], values[3], levels, 3, next[2]),
-                                levels, 4, next[1]);
+  Words block[Shape::kNumWords];
+  load_block<Shape>(place, tile, block);
+  return fold<Shape, 4, 0>(levels, block, contract_half<Shape, 0>(levels, query, block),
+                           contract_half<Shape, 1>(levels, query, block));
 }
 
 // One row, up to kRun tiles, never decoded: the query is contracted up the tree.
@@ -115,13 +141,19 @@ POLARQUANT_WORDS_TARGET void contract_run(const CodecTables& tables, const TileR
       reinterpret_cast<const QueryTable*>(prepared + query_tables_offset(tile_tables));
   const Floats unit = broadcast(prepared[0] * 0x1p-16f);
   Lanes* const values = memory.weights;  // [num_blocks]
+  BlockPlace<Shape> places[TileTables::kMaxBlocks];
+  for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
+    places[block] = place_of<Shape>(tile_tables, block);
+  }
+  // The tile after next is fetched meanwhile, in equal parts.
+  const std::size_t num_ahead =
+      (tile_tables.num_words + tile_tables.num_blocks - 1) / tile_tables.num_blocks;
   for (std::size_t n = 0; n < run.count; ++n) {
     const std::byte* const tile = run.tile(n);
-    const TileTables::Window* windows = tile_tables.windows.data();
     Floats total = broadcast(0.0f);
     for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
-      const Words value = contract_block<Shape>(levels, query + 8 * block, windows, tile);
-      windows += TileTables::kWindowsPerBlock;
+      const Words value = contract_block<Shape>(levels, query + 8 * block, places[block], tile);
+      prefetch(tile, 2 * run.tile_size + block * num_ahead * sizeof(Lanes), num_ahead);
       if (block_radii) {
         total = multiply_add(from_bfloat16(load(tile + block * sizeof(Lanes))), to_floats(value),
                              total);
@@ -227,15 +259,14 @@ POLARQUANT_WORDS_TARGET inline void score_tiles(const CodecTables& tables, const
                                std::min(kRun, num_tiles - first), memory.copy);
     float* const out = scores.data + first * kTileTokens;
     if (prepared.count == 1) {
-      POLARQUANT_DISPATCH_BLOCK_SHAPE(tile_tables, contract_run, tables, run, memory, prepared.data,
-                                      out);
+      POLARQUANT_DISPATCH_SHAPE(tile_tables, contract_run, tables, run, memory, prepared.data, out);
       continue;
     }
     for (std::size_t row = 0; row < prepared.count; row += TileTables::kMaxRows) {
       const std::size_t count = std::min(TileTables::kMaxRows, prepared.count - row);
       const Rows<const float> own = {prepared.row(row), count, prepared.stride};
       const Rows<float> own_scores = {out + row * scores.stride, count, scores.stride};
-      POLARQUANT_DISPATCH_BLOCK_SHAPE(tile_tables, score_run, tables, run, memory, own, own_scores);
+      POLARQUANT_DISPATCH_SHAPE(tile_tables, score_run, tables, run, memory, own, own_scores);
     }
   }
 }

@@ -151,8 +151,7 @@ POLARQUANT_WORDS_TARGET inline void accumulate_tiles(const CodecTables& tables,
       const std::size_t count = std::min(TileTables::kMaxRows, weights.count - row);
       const Rows<const float> own = {weights.row(row) + first * kTileTokens, count, weights.stride};
       const Rows<float> own_sums = {sums.row(row), count, sums.stride};
-      POLARQUANT_DISPATCH_BLOCK_SHAPE(tile_tables, accumulate_run, tables, run, memory, own,
-                                      own_sums);
+      POLARQUANT_DISPATCH_SHAPE(tile_tables, accumulate_run, tables, run, memory, own, own_sums);
     }
   }
 }

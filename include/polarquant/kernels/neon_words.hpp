@@ -129,7 +129,7 @@ POLARQUANT_WORDS_INLINE void interleave(Words a, Words b, Words& first, Words& s
 struct Shift {
   int bits;
 };
-POLARQUANT_WORDS_INLINE Shift shift_of(int bits) { return {bits}; }
+POLARQUANT_WORDS_INLINE Shift shift_of(std::size_t bits) { return {static_cast<int>(bits)}; }
 POLARQUANT_WORDS_INLINE Words shift_right(Words words, Shift shift) {
   const int16x8_t left = vdupq_n_s16(static_cast<std::int16_t>(-shift.bits));
 #pragma GCC unroll 4
@@ -139,23 +139,10 @@ POLARQUANT_WORDS_INLINE Words shift_right(Words words, Shift shift) {
   }
   return words;
 }
-
-// Where a window lies in any tile.
-struct Place {
-  std::size_t low;
-  std::size_t high;
-  std::uint32_t shift;
-};
-POLARQUANT_WORDS_INLINE Place place_of(const TileTables::Window& window) {
-  return {window.low, window.high, window.shift};
-}
-// The 16 bits from the window's first bit on.
-POLARQUANT_WORDS_INLINE Words load(const Place& place, const std::byte* tile) {
-  const int shift = static_cast<int>(place.shift);
-  const int16x8_t right = vdupq_n_s16(static_cast<std::int16_t>(-shift));
-  const int16x8_t left = vdupq_n_s16(static_cast<std::int16_t>(16 - shift));
-  Words low = load(tile + place.low);
-  const Words high = load(tile + place.high);
+// With the bits of `high` coming in.
+POLARQUANT_WORDS_INLINE Words shift_right(Words low, Words high, Shift shift) {
+  const int16x8_t right = vdupq_n_s16(static_cast<std::int16_t>(-shift.bits));
+  const int16x8_t left = vdupq_n_s16(static_cast<std::int16_t>(16 - shift.bits));
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) {
     low.quarters[k] =
@@ -164,7 +151,6 @@ POLARQUANT_WORDS_INLINE Words load(const Place& place, const std::byte* tile) {
   }
   return low;
 }
-POLARQUANT_WORDS_INLINE void prefetch(const std::byte* at) { __builtin_prefetch(at); }
 
 // ---- Bytes ----
 
@@ -176,6 +162,30 @@ POLARQUANT_WORDS_INLINE Bytes low_bytes(Words words) {
                                 vreinterpretq_u8_s16(words.quarters[2 * k + 1]));
   }
   return bytes;
+}
+// The low bytes and the high bytes of words.
+POLARQUANT_WORDS_INLINE void split(Words words, Bytes& low, Bytes& high) {
+  low = low_bytes(words);
+#pragma GCC unroll 2
+  for (int k = 0; k < 2; ++k) {
+    high.halves[k] = vuzp2q_u8(vreinterpretq_u8_s16(words.quarters[2 * k]),
+                               vreinterpretq_u8_s16(words.quarters[2 * k + 1]));
+  }
+}
+// The kBits bits of each byte from bit kFrom on, those that it has, moved to bit kTo.
+template <int kFrom, int kBits, int kTo>
+POLARQUANT_WORDS_INLINE Bytes move_bits(Bytes bytes) {
+  const uint8x16_t mask = vdupq_n_u8(static_cast<std::uint8_t>(((1 << kBits) - 1) << kTo));
+#pragma GCC unroll 2
+  for (uint8x16_t& half : bytes.halves) {
+    if constexpr (kFrom > kTo) half = vshrq_n_u8(half, kFrom - kTo);
+    if constexpr (kFrom < kTo) half = vshlq_n_u8(half, kTo - kFrom);
+    half = vandq_u8(half, mask);
+  }
+  return bytes;
+}
+POLARQUANT_WORDS_INLINE Bytes bits_or(Bytes a, Bytes b) {
+  return {{vorrq_u8(a.halves[0], b.halves[0]), vorrq_u8(a.halves[1], b.halves[1])}};
 }
 // The lowest kBits bits of each byte.
 template <int kBits>
