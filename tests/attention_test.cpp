@@ -37,6 +37,7 @@ KVCacheConfig make_config(const PolarFormat& keys, const PolarFormat& values, in
   config.value_format = values;
   config.rotation = rotation;
   config.seed = 5;
+  config.arithmetic = polarquant::Arithmetic::kExact;
   polarquant_test::encode_all(config);
   return config;
 }

@@ -223,7 +223,7 @@ TEST(BadConfigTest, ASharedCodecOfAnotherRotationOrSeed) {
 TEST(BadConfigTest, ASharedCodecOfAnotherArithmetic) {
   const auto codec = std::make_shared<const polarquant::KVCodec<float>>(small_config());
   KVCacheConfig config = small_config();
-  config.arithmetic = polarquant::Arithmetic::kFixedPoint;
+  config.arithmetic = polarquant::Arithmetic::kExact;
   expect_invalid([&] { KVCache<float> cache(config, codec); },
                  {"the shared codec was made for another arithmetic"});
 }

@@ -113,16 +113,16 @@ TEST(CodecTablesTest, InverseRhoIsThatOfTheFormat) {
 }
 
 // In floats: a table per pair, or the query itself, in whole registers of 16; for the kernels on
-// tiles one register of scalars and whichever of their tables needs more, 16-bit or float.
+// tiles one register of scalars, the query in pairs of 16 bits, and its 16-bit tables.
 TEST(CodecTablesTest, PreparedSizeIsATablePerPairAndTheTablesOfTiles) {
-  // 4 + 2 bits: 16 registers of 16 bits per block of 16 coordinates, or 8 tables of 32 floats.
+  // 4 + 2 bits: 16 registers per block of 16 coordinates.
   const PolarFormat paper = PolarFormat::paper(128);
   EXPECT_EQ(CodecTables(paper, offline_codebooks(paper)).prepared_size(),
-            64u * 16u + 16u + 8u * 8u * 32u);
-  // 5 + 3 bits: 8 registers, or the same floats.
+            64u * 16u + 16u + 64u + 8u * 16u * 16u);
+  // 5 + 3 bits: 8 registers.
   const PolarFormat deep = format_of(64, {5, 3, 3, 3, 3, 3});
   EXPECT_EQ(CodecTables(deep, offline_codebooks(deep)).prepared_size(),
-            32u * 32u + 16u + 4u * 8u * 32u);
+            32u * 32u + 16u + 32u + 4u * 8u * 16u);
 }
 
 TEST(CodecTablesTest, PreparedSizeWithoutKernelsOnTilesIsATablePerPairOrTheQuery) {

@@ -93,9 +93,12 @@ TEST_F(TileKernelsDispatchTest, RunWhereTheFormatAllowsThem) {
   }
 }
 
-TEST(KernelsDispatchTest, SixteenBitsAreNeverTheDefault) {
-  EXPECT_EQ(KVCacheConfig{}.arithmetic, Arithmetic::kExact);
-  const KVCache<float> cache(tile_config(PolarFormat::paper(64), PolarFormat::paper(64)));
+TEST(KernelsDispatchTest, SixteenBitsAreTheDefaultAndExactnessAnOption) {
+  KVCacheConfig config;
+  EXPECT_EQ(config.arithmetic, Arithmetic::kFixedPoint);
+  config.key_format = config.value_format = PolarFormat::paper(64);
+  config.arithmetic = Arithmetic::kExact;
+  const KVCache<float> cache(config);
   EXPECT_EQ(std::string(cache.kernel_name()).find("16-bit"), std::string::npos);
 }
 

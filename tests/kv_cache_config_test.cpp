@@ -67,11 +67,11 @@ TEST(KVCodecTest, MemoryCountsASharedRotationOnce) {
 
 TEST(KVCodecTest, TheArithmeticOfTheConfigIsThatOfBothSides) {
   KVCacheConfig config;
-  EXPECT_EQ(config.arithmetic, polarquant::Arithmetic::kExact);
-  config.arithmetic = polarquant::Arithmetic::kFixedPoint;
+  EXPECT_EQ(config.arithmetic, polarquant::Arithmetic::kFixedPoint);
+  config.arithmetic = polarquant::Arithmetic::kExact;
   const KVCodec<float> codec(config);
-  EXPECT_EQ(codec.keys.arithmetic(), polarquant::Arithmetic::kFixedPoint);
-  EXPECT_EQ(codec.values.arithmetic(), polarquant::Arithmetic::kFixedPoint);
+  EXPECT_EQ(codec.keys.arithmetic(), polarquant::Arithmetic::kExact);
+  EXPECT_EQ(codec.values.arithmetic(), polarquant::Arithmetic::kExact);
 }
 
 TEST(KVCodecTest, TheSeedDecidesTheCodes) {
