@@ -30,6 +30,7 @@ const KVCache<float>& model(bool has_segments) {
     config.num_recent_tokens = segments ? 3 : 0;
     config.centering = segments ? polarquant::Centering::kEstimated : polarquant::Centering::kNone;
     config.num_centering_tokens = 4;
+    config.exact_type = polarquant::FloatType::kFloat16;  // as in the corpus
     return KVCache<float>(config);
   };
   static const KVCache<float> plain = make(false);
