@@ -2,7 +2,7 @@
 # Installs what is missing to build and run the parts named (Debian, Ubuntu); quick and offline
 # when nothing is. POLARQUANT_SKIP_INSTALL=1 skips it, for what lies in folders of your own.
 #
-# usage: install_dependencies.sh [test] [demo] [bench] [ci]
+# usage: install_dependencies.sh [test] [demo] [bench] [ci] [cross]
 set -euo pipefail
 
 if [[ "${POLARQUANT_SKIP_INSTALL:-0}" == 1 ]]; then exit 0; fi
@@ -60,8 +60,13 @@ for part in "$@"; do
         missing+=(libclang-rt-dev)
       fi
       ;;
+    cross)
+      need_command aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
+      need_command qemu-aarch64 qemu-user
+      if [[ ! -e /usr/src/googletest ]]; then missing+=(libgtest-dev); fi
+      ;;
     *)
-      echo "install_dependencies.sh: no part is called '$part' (test, demo, bench, ci)" >&2
+      echo "install_dependencies.sh: no part is called '$part' (test, demo, bench, ci, cross)" >&2
       exit 2
       ;;
   esac

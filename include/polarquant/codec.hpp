@@ -88,11 +88,11 @@ class PolarCodec {
   // Over every centroid: equal for equal codebooks, on every platform.
   std::uint64_t codebook_checksum() const { return codebook_checksum_; }
 
-  // The kernels that run: "scalar", "avx2" or "avx512", the loops compiled for that instruction
-  // set; or "avx512 tiles" or "avx512 tiles, 16-bit", whose scores and weighted sums have kernels
-  // of their own, 3 to 9 times as fast. Those need T other than double and a format as TileTables
-  // wants it: head_dim a multiple of 16, bfloat16 radii, at least 4 levels (full depth or blocks of
-  // 16), at most 5 bits per angle.
+  // The kernels that run: "scalar", "avx2", "avx512" or "neon", the loops compiled for that
+  // instruction set; or "avx512 tiles" or "<avx512, avx2 or neon> tiles, 16-bit", whose scores and
+  // weighted sums have kernels of their own, 3 to 9 times as fast. Those need T other than double
+  // and a format as TileTables wants it: head_dim a multiple of 16, bfloat16 radii, at least 4
+  // levels (full depth or blocks of 16), at most 5 bits per angle.
   const char* kernel_name() const { return kernels_.name; }
 
   // Bytes of scratch that any one call below needs.
