@@ -151,14 +151,16 @@ class KernelsTest : public testing::TestWithParam<Isa> {
       const std::vector<T> rows = gaussian_vector<T>(9 * d, 3000 + i);
       const std::vector<T> query = gaussian_vector<T>(d, 4000 + i);
       const std::vector<std::byte> codes = encode_rows(scalar, rows);
-      std::vector<Accumulator> prepared(scalar.prepared_size());
+      GuardedBytes memory(std::max(scalar.prepared_size(), fast.prepared_size()) *
+                          sizeof(Accumulator));
+      Accumulator* const prepared = reinterpret_cast<Accumulator*>(memory.data());
       GuardedBytes scratch(std::max(scalar.scratch_bytes(), fast.scratch_bytes()));
       for (std::size_t row = 0; row < 9; ++row) {
         const std::byte* const code = codes.data() + row * scalar.bytes_per_vector();
-        scalar.prepare_query(query.data(), prepared.data(), scratch.data());
-        const Accumulator expected = scalar.dot(prepared.data(), code, scratch.data());
-        fast.prepare_query(query.data(), prepared.data(), scratch.data());
-        EXPECT_NEAR(fast.dot(prepared.data(), code, scratch.data()), expected,
+        scalar.prepare_query(query.data(), prepared, scratch.data());
+        const Accumulator expected = scalar.dot(prepared, code, scratch.data());
+        fast.prepare_query(query.data(), prepared, scratch.data());
+        EXPECT_NEAR(fast.dot(prepared, code, scratch.data()), expected,
                     tolerance<Accumulator>() * 1.5 * norm_of(query.data(), d) *
                         norm_of(rows.data() + row * d, d))
             << format.description();
@@ -178,6 +180,7 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     config.key_format = key_format;
     config.value_format = value_format;
     config.rotation = kind;
+    config.arithmetic = Arithmetic::kExact;
     polarquant_test::encode_all(config);
     KVCache<T> scalar = cache_of<T>(Isa::kScalar, config);
     KVCache<T> fast = cache_of<T>(GetParam(), config);
