@@ -33,7 +33,7 @@ LAYERS = [
     ["kernels/exact_loops.hpp"],
     ["kernels/loops.hpp"],
     ["kernels/avx512_common.hpp", "kernels/avx2_words.hpp", "kernels/neon_words.hpp"],
-    ["kernels/words.hpp"],
+    ["kernels/words.hpp", "kernels/fixed_common.hpp"],
     ["kernels/fixed_indices.hpp"],
     ["kernels/avx512_fixed_blocks.hpp", "kernels/fixed_blocks.hpp"],
     ["kernels/avx512_fixed_scores.hpp", "kernels/avx512_fixed_sums.hpp", "kernels/avx512_float.hpp"],

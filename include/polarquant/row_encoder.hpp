@@ -16,6 +16,7 @@
 #include "polarquant/rows.hpp"
 #include "polarquant/scratch.hpp"
 #include "polarquant/tile_pages.hpp"
+#include "polarquant/tile_rows.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -144,10 +145,12 @@ struct RowEncoder {
       const std::size_t count = rest.count <= kFewRows ? 0 : load_rows(rest, kTileTokens, work);
       if (count > 0 &&
           kernels.encode_tile(tables, rotation, work.scales, work.encode, work.codes)) {
-        for (std::size_t lane = 0; lane < count; ++lane, ++row) {
-          read_tile_slot(work.codes, tables.layout.num_bytes(), lane, work.code);
-          store(row, work.code);
-        }
+        // The rows stand behind the tile.
+        const std::size_t num_bytes = tables.layout.num_bytes();
+        std::byte* const codes = work.codes + tile_bytes(num_bytes);
+        read_tile_rows(work.codes, num_bytes, {codes, count, num_bytes});
+        for (std::size_t lane = 0; lane < count; ++lane, ++row)
+          store(row, codes + lane * num_bytes);
         continue;
       }
       // Few rows; or the next cannot be encoded; or one of the tile cannot, and it is to be found.

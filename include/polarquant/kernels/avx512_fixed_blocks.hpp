@@ -8,6 +8,7 @@
 
 #include "polarquant/codec_tables.hpp"
 #include "polarquant/kernels/avx512_common.hpp"
+#include "polarquant/kernels/fixed_common.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/tile_tables.hpp"
@@ -21,33 +22,7 @@ POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace avx512 {
 
-inline constexpr std::size_t kRun = TileTables::kMaxRun;  // tiles at a time
 inline constexpr std::size_t kSharedRows = 4;  // query rows whose sums share the registers
-
-// Working memory, TileScratch::kernel.
-struct FixedScratch {
-  FixedScratch(const TileTables& tile_tables, std::byte* base) {
-    Lanes* next = reinterpret_cast<Lanes*>(base);
-    const auto take = [&next](std::size_t count) {
-      Lanes* const piece = next;
-      next += count;
-      return piece;
-    };
-    copy = take(tile_tables.has_byte_row ? kRun * tile_tables.num_words : 0);
-    radii = reinterpret_cast<float*>(take(2 * kRun));
-    weights = take(tile_tables.num_blocks * kRun);
-    vectors = take(2 * 16 * kRun);
-    sums = take(2 * TileTables::kMaxRows * kRun);
-    num_lanes = static_cast<std::size_t>(next - reinterpret_cast<Lanes*>(base));
-  }
-
-  Lanes* copy;     // [kRun, num_words], of codes with an odd number of bytes
-  float* radii;    // [kRun, kTileTokens]
-  Lanes* weights;  // [num_blocks, kRun], of blocks
-  Lanes* vectors;  // [kRun, 2, 16]: a block decoded, or two
-  Lanes* sums;     // [rows, kRun, 2]: of scores so far; [rows, kRun]: weights of tokens
-  std::size_t num_lanes;
-};
 
 // Cosines and sines of levels 1 to 4, and how far the indices of a subtree of two levels lie from
 // its window's first bit: that of level 2, then the second of level 1.

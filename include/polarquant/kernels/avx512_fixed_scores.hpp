@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -11,6 +10,7 @@
 #include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/avx512_fixed_blocks.hpp"
 #include "polarquant/kernels/decode_loops.hpp"
+#include "polarquant/kernels/fixed_common.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
@@ -39,31 +39,14 @@ POLARQUANT_AVX512_INLINE void tabulate(float x, float y, const Lanes& cosines, c
   _mm256_store_si256(halves + 1, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(high)));
 }
 
-// A prepared query: [0] the inverse of its scale; from 16 on the 32-bit pairs (q of block i, of
-// block num_pairs + i), [16 num_pairs]; then the tables of a single query, [num_query_lanes()]
-// Lanes: what a subtree of two levels (or a pair) contributes, per index.
-//
-// Scaled so that the whole query has norm 32000: no sum on the way can overflow.
+// See pair_query. The tables of a single query, [num_query_lanes()] Lanes, hold what a subtree of
+// two levels (or a pair) contributes, per index.
 POLARQUANT_TARGET_AVX512_TILES inline void prepare_query_fixed(const CodecTables& tables,
                                                                const float* query,
                                                                float* prepared) {
   const TileTables& tile_tables = tables.tile_tables;
-  double norm2 = 0.0;  // In float it would overflow for a norm of 2e19.
-  for (std::size_t i = 0; i < tables.head_dim(); ++i) {
-    norm2 += static_cast<double>(query[i]) * static_cast<double>(query[i]);
-  }
-  // Beyond 1e37 the scale's inverse, which comes back in, would be subnormal.
-  const float scale =
-      norm2 > 0.0 ? static_cast<float>(std::min(32000.0 / std::sqrt(norm2), 1e37)) : 0.0f;
-  prepared[0] = norm2 > 0.0 ? 1.0f / scale : 0.0f;
-  std::int16_t* const pairs = reinterpret_cast<std::int16_t*>(prepared + 16);
-  const std::size_t half = 16 * tile_tables.num_pairs;
-  for (std::size_t i = 0; i < half; ++i) {
-    const float odd = half + i < tables.head_dim() ? query[half + i] : 0.0f;
-    pairs[2 * i] = static_cast<std::int16_t>(std::lrint(query[i] * scale));
-    pairs[2 * i + 1] = static_cast<std::int16_t>(std::lrint(odd * scale));
-  }
-  Lanes* out = reinterpret_cast<Lanes*>(prepared + 16 + half);
+  const float scale = pair_query(tables, query, prepared);
+  Lanes* out = reinterpret_cast<Lanes*>(prepared + query_tables_offset(tile_tables));
   const float unit = scale / 32768.0f;  // Fractions come in units of 2^-15.
   for (std::size_t pair = 0; pair < tables.head_dim() / 2; ++pair) {
     const float x = query[2 * pair] * unit;
@@ -221,7 +204,7 @@ POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, cons
   const FixedLevels levels = load_fixed_levels(tile_tables);
   constexpr std::size_t kNumTables = kCombined ? 16 : 8;
   const Lanes* const query =
-      reinterpret_cast<const Lanes*>(prepared + 16 + 16 * tile_tables.num_pairs);
+      reinterpret_cast<const Lanes*>(prepared + query_tables_offset(tile_tables));
   const __m512 unit = _mm512_set1_ps(prepared[0]);
   Lanes* const values = memory.weights;  // [num_blocks, run.count]
   std::fill_n(scores, run.count * kTileTokens, 0.0f);

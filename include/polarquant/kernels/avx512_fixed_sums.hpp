@@ -10,6 +10,7 @@
 #include "polarquant/kernels/avx512_common.hpp"
 #include "polarquant/kernels/avx512_fixed_blocks.hpp"
 #include "polarquant/kernels/decode_loops.hpp"
+#include "polarquant/kernels/fixed_common.hpp"
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
@@ -23,22 +24,6 @@ POLARQUANT_AVX512_BEGIN
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace avx512 {
-
-// What is added before a weight is rounded down: multiples of the golden ratio modulo 1. Each
-// weight is then right on average, so that many tiny ones beside a large one do not all vanish.
-struct Dither {
-  float values[kRun * kTileTokens];
-
-  constexpr Dither() : values() {
-    double value = 0.5;
-    for (float& entry : values) {
-      entry = static_cast<float>(value);
-      value += 0.6180339887498949;
-      if (value >= 1.0) value -= 1.0;
-    }
-  }
-};
-inline constexpr Dither kDither;
 
 // out[n] = weights times radii, scaled as much as two bounds allow: no weight exceeds 16 bits, and
 // no 32-bit lane, which sums the products of two tokens of each tile, overflows. Returns the
@@ -64,9 +49,8 @@ POLARQUANT_AVX512_INLINE float scale_weights(const float* weights, const float* 
   const float scale = std::min({32766.0f / max, 32500.0f / std::min(lane_total, 3e38f), 1e37f});
   const __m512 factor = _mm512_set1_ps(scale);
   for (std::size_t k = 0; k < 2 * num_tiles; ++k) {
-    const __m512i rounded = _mm512_cvt_roundps_epi32(
-        _mm512_fmadd_ps(products[k], factor, _mm512_loadu_ps(kDither.values + 16 * k)),
-        _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    const __m512i rounded = _mm512_cvtps_epi32(
+        _mm512_fmadd_ps(products[k], factor, _mm512_loadu_ps(kDither.values + 16 * k)));
     _mm256_store_si256(reinterpret_cast<__m256i*>(out[k / 2].values + 16 * (k % 2)),
                        _mm512_cvtepi32_epi16(rounded));
   }

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "polarquant/codec_tables.hpp"
+#include "polarquant/kernels/fixed_common.hpp"
 #include "polarquant/kernels/fixed_indices.hpp"
 #include "polarquant/kernels/words.hpp"
 #include "polarquant/packed_codes.hpp"
@@ -21,33 +22,6 @@ namespace detail {
 namespace words {
 
 static_assert(kTileTokens == 32, "Words hold a row of a tile");
-
-inline constexpr std::size_t kRun = TileTables::kMaxRun;  // tiles at a time
-
-// Working memory, TileScratch::kernel.
-struct Scratch {
-  Scratch(const TileTables& tile_tables, std::byte* base) {
-    Lanes* next = reinterpret_cast<Lanes*>(base);
-    const auto take = [&next](std::size_t count) {
-      Lanes* const piece = next;
-      next += count;
-      return piece;
-    };
-    copy = take(tile_tables.has_byte_row ? kRun * tile_tables.num_words : 0);
-    radii = reinterpret_cast<float*>(take(2 * kRun));
-    weights = take(tile_tables.num_blocks * kRun);
-    vectors = take(2 * 16 * kRun);
-    sums = take(2 * TileTables::kMaxRows * kRun);
-    num_lanes = static_cast<std::size_t>(next - reinterpret_cast<Lanes*>(base));
-  }
-
-  Lanes* copy;     // [kRun, num_words], of codes with an odd number of bytes
-  float* radii;    // [kRun, kTileTokens], in the order of Floats
-  Lanes* weights;  // [num_blocks, kRun], of blocks
-  Lanes* vectors;  // [kRun, 2, 16]: a block decoded, or two
-  Lanes* sums;     // [rows, kRun, 2]: of scores so far; [rows, kRun]: weights of tokens
-  std::size_t num_lanes;
-};
 
 // Tiles that follow each other, all of their rows of words.
 struct TileRun {

@@ -3,12 +3,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
 #include "polarquant/codec_tables.hpp"
 #include "polarquant/kernels/fixed_blocks.hpp"
+#include "polarquant/kernels/fixed_common.hpp"
 #include "polarquant/kernels/words.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
@@ -27,33 +27,11 @@ struct QueryTable {
 };
 static_assert(sizeof(QueryTable) == sizeof(Lanes), "TileTables counts query tables in Lanes");
 
-// Where they lie in a prepared query.
-inline std::size_t query_tables_offset(const TileTables& tile_tables) {
-  return 16 + 16 * tile_tables.num_pairs;
-}
-
-// A prepared query: [0] the inverse of its scale; from 16 on the 32-bit pairs (q of block i, of
-// block num_pairs + i), [16 num_pairs]; then a QueryTable per pair of coordinates.
-//
-// Scaled so that the whole query has norm 32000: no sum on the way can overflow.
+// See pair_query. The tables of a single query are a QueryTable per pair of coordinates.
 POLARQUANT_WORDS_TARGET inline void prepare_query(const CodecTables& tables, const float* query,
                                                   float* prepared) {
   const TileTables& tile_tables = tables.tile_tables;
-  double norm2 = 0.0;  // In float it would overflow for a norm of 2e19.
-  for (std::size_t i = 0; i < tables.head_dim(); ++i) {
-    norm2 += static_cast<double>(query[i]) * static_cast<double>(query[i]);
-  }
-  // Beyond 1e37 the scale's inverse, which comes back in, would be subnormal.
-  const float scale =
-      norm2 > 0.0 ? static_cast<float>(std::min(32000.0 / std::sqrt(norm2), 1e37)) : 0.0f;
-  prepared[0] = norm2 > 0.0 ? 1.0f / scale : 0.0f;
-  std::int16_t* const pairs = reinterpret_cast<std::int16_t*>(prepared + 16);
-  const std::size_t half = 16 * tile_tables.num_pairs;
-  for (std::size_t i = 0; i < half; ++i) {
-    const float odd = half + i < tables.head_dim() ? query[half + i] : 0.0f;
-    pairs[2 * i] = static_cast<std::int16_t>(std::lrint(query[i] * scale));
-    pairs[2 * i + 1] = static_cast<std::int16_t>(std::lrint(odd * scale));
-  }
+  const float scale = pair_query(tables, query, prepared);
   QueryTable* const out =
       reinterpret_cast<QueryTable*>(prepared + query_tables_offset(tile_tables));
   const FloatLanes& cosines = tile_tables.float_cosines[0];
@@ -132,7 +110,7 @@ POLARQUANT_WORDS_INLINE Words contract_block(const Levels& levels, const QueryTa
 // One row, up to kRun tiles, never decoded: the query is contracted up the tree.
 template <typename Shape>
 POLARQUANT_WORDS_TARGET void contract_run(const CodecTables& tables, const TileRun& run,
-                                          const Scratch& memory, const float* prepared,
+                                          const FixedScratch& memory, const float* prepared,
                                           float* scores) {
   const TileTables& tile_tables = tables.tile_tables;
   const bool block_radii = tables.num_radii() > 1;
@@ -206,7 +184,7 @@ POLARQUANT_WORDS_TARGET void multiply_queries(const Lanes* vectors, std::size_t 
 // Up to kMaxRows rows, up to kRun tiles.
 template <typename Shape>
 POLARQUANT_WORDS_TARGET void score_run(const CodecTables& tables, const TileRun& run,
-                                       const Scratch& memory, Rows<const float> prepared,
+                                       const FixedScratch& memory, Rows<const float> prepared,
                                        Rows<float> scores) {
   const TileTables& tile_tables = tables.tile_tables;
   weigh_blocks(tables, run, memory.weights, memory.radii);
@@ -252,7 +230,7 @@ POLARQUANT_WORDS_TARGET inline void score_tiles(const CodecTables& tables, const
                                                 std::size_t num_tiles, Rows<const float> prepared,
                                                 std::byte* scratch, Rows<float> scores) {
   const TileTables& tile_tables = tables.tile_tables;
-  const Scratch memory(tile_tables, scratch);
+  const FixedScratch memory(tile_tables, scratch);
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
     const TileRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,

@@ -8,6 +8,7 @@
 
 #include "polarquant/codec_tables.hpp"
 #include "polarquant/kernels/fixed_blocks.hpp"
+#include "polarquant/kernels/fixed_common.hpp"
 #include "polarquant/kernels/words.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
@@ -18,23 +19,6 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 namespace words {
-
-// What is added before a weight is rounded: multiples of the golden ratio modulo 1, less a half.
-// Each weight is then right on average, so that many tiny ones beside a large one do not all
-// vanish.
-struct Dither {
-  float values[kRun * kTileTokens];
-
-  constexpr Dither() : values() {
-    double value = 0.0;
-    for (float& entry : values) {
-      entry = static_cast<float>(value);
-      value += 0.6180339887498949;
-      if (value >= 0.5) value -= 1.0;
-    }
-  }
-};
-inline constexpr Dither kDither;
 
 // out[n] = weights times radii, scaled as much as two bounds allow: no weight exceeds 16 bits, and
 // no 32-bit lane, which sums the products of two tokens of each tile, overflows. Returns the
@@ -104,7 +88,7 @@ POLARQUANT_WORDS_TARGET void multiply_weights(const Lanes* vectors, std::size_t 
 // Up to kMaxRows rows, up to kRun tiles.
 template <typename Shape>
 POLARQUANT_WORDS_TARGET void accumulate_run(const CodecTables& tables, const TileRun& run,
-                                            const Scratch& memory, Rows<const float> weights,
+                                            const FixedScratch& memory, Rows<const float> weights,
                                             Rows<float> sums) {
   const TileTables& tile_tables = tables.tile_tables;
   float units[TileTables::kMaxRows];
@@ -142,7 +126,7 @@ POLARQUANT_WORDS_TARGET inline void accumulate_tiles(const CodecTables& tables,
                                                      Rows<const float> weights, std::byte* scratch,
                                                      Rows<float> sums) {
   const TileTables& tile_tables = tables.tile_tables;
-  const Scratch memory(tile_tables, scratch);
+  const FixedScratch memory(tile_tables, scratch);
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
     const TileRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,
