@@ -241,7 +241,7 @@ TEST(TileKernelsTest, ScoresOfSeveralQueriesAreThoseOfThePortableLoops) {
   const double expected_rms = std::sqrt((1.0 + 2.0) / 12.0) / 32000.0;
   for (const PolarFormat& format : tile_formats()) {
     const PolarCodec<float> portable = codec_of(kPortable, format);
-    for (const std::size_t num_rows : {2, 3, 4, 7, 8, 67}) {
+    for (const std::size_t num_rows : {2u, 3u, 4u, 7u, 8u, 67u}) {
       if (num_rows > 4 && format.head_dim > 128) continue;
       const Tiles tiles(format, num_rows == 4 && !kSanitized ? 17 : 3, num_rows);
       const std::vector<std::byte> codes = tiles.encode(portable);
@@ -267,7 +267,7 @@ TEST(TileKernelsTest, WeightedSumsAreThoseOfThePortableLoops) {
   for (const PolarFormat& format : tile_formats()) {
     const PolarCodec<float> portable = codec_of(kPortable, format);
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    for (const std::size_t num_rows : {1, 2, 3, 4, 7, 8, 67}) {
+    for (const std::size_t num_rows : {1u, 2u, 3u, 4u, 7u, 8u, 67u}) {
       if (num_rows > 4 && format.head_dim > 128) continue;
       const Tiles tiles(format, num_rows == 1 && !kSanitized ? 17 : 3, num_rows);
       const std::vector<std::byte> codes = tiles.encode(portable);
