@@ -31,6 +31,7 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 polarquant::KVCacheConfig cache_config(const HeadShape& shape, const PolarFormats& formats,
                                        std::uint64_t seed) {
   polarquant::KVCacheConfig config;
+  config.arithmetic = polarquant::Arithmetic::kExact;
   config.num_kv_heads = shape.num_kv_heads;
   config.num_query_heads = shape.num_query_heads;
   config.key_format = formats.keys;
