@@ -98,6 +98,13 @@ void add_exact(Rows& rows, const std::string& isa) {
   rows.add(row, {"prefill"}, {128});
 }
 
+// What a format without kernels on tiles takes: the loops.
+void add_loops(Rows& rows) {
+  Row row = row_of("avx2", "paper");
+  row.fixed_point = false;
+  rows.add(row, {"scores", "attention"}, {1});
+}
+
 void add_operations(Rows& rows, const std::string& isa) {
   const Row paper = row_of(isa, "paper");
   rows.add(paper, {"scores", "values", "attention"}, {1, 2, 3, 4, 7, 8});
@@ -185,6 +192,7 @@ int main(int argc, char** argv) {
   if (best == "avx512") add_avx2_goals(rows, memory_bytes);
   if (!quick) {
     add_exact(rows, best);
+    add_loops(rows);
     add_operations(rows, best);
     add_peers(rows, best, memory_bytes);
     add_widths(rows, best);

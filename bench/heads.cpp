@@ -86,25 +86,14 @@ std::shared_ptr<const Inputs> inputs_of(const Row& row) {
   });
 }
 
-namespace {
-constexpr std::size_t kPage = polarquant::detail::kPageTokens;
-}
-
 CompressedHeads::CompressedHeads(const KVCacheConfig& config, const RowMatrix<float>& keys,
                                  const RowMatrix<float>& values, std::size_t memory_bytes)
     : turn_(1), scratch_(0) {
   const auto codec = std::make_shared<const KVCodec<float>>(config);
   const std::size_t num_heads = num_heads_for(
       codec->keys.bytes_per_vector() * static_cast<std::size_t>(keys.rows()), memory_bytes);
-  // Codes, and for each page its header.
-  const std::size_t num_pages = (static_cast<std::size_t>(keys.rows()) + kPage - 1) / kPage;
-  const std::size_t page_bytes =
-      kPage * (codec->keys.bytes_per_vector() + codec->values.bytes_per_vector());
-  arena_ = std::make_unique<PageArena>(num_heads * num_pages * (page_bytes + 1024));
-  KVCacheConfig own = config;
-  own.allocator = arena_->allocator();
   for (std::size_t head = 0; head < num_heads; ++head) {
-    heads_.emplace_back(own, codec);
+    heads_.emplace_back(config, codec);
     heads_.back().reserve(static_cast<std::size_t>(keys.rows()));
   }
   turn_ = Turn(num_heads);

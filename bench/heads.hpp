@@ -45,7 +45,6 @@ class CompressedHeads {
   std::byte* scratch() { return scratch_.data(); }
 
  private:
-  std::unique_ptr<PageArena> arena_;  // Outlives the caches that take their pages from it.
   std::vector<KVCache<float>> heads_;
   Turn turn_;
   Scratch scratch_;

@@ -5,7 +5,6 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -72,29 +71,6 @@ class CopiedHeads {
   std::size_t head_bytes_;
   std::size_t num_heads_;
   HugeArray bytes_;
-};
-
-// Pages of caches one behind the other in huge pages, given back all at once.
-class PageArena {
- public:
-  explicit PageArena(std::size_t num_bytes) : size_(num_bytes), bytes_(num_bytes) {}
-
-  polarquant::PageAllocator allocator() {
-    return {[](void* arena, std::size_t num_bytes) {
-              return static_cast<PageArena*>(arena)->take(num_bytes);
-            },
-            [](void*, void*, std::size_t) {}, this};
-  }
-
- private:
-  void* take(std::size_t num_bytes) {
-    const std::size_t begin = used_.fetch_add((num_bytes + 63) / 64 * 64);
-    return begin + num_bytes <= size_ ? bytes_.data() + begin : nullptr;
-  }
-
-  std::size_t size_;
-  HugeArray bytes_;
-  std::atomic<std::size_t> used_{0};
 };
 
 // Whose turn it is.

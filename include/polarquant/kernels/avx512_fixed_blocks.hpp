@@ -172,9 +172,6 @@ POLARQUANT_AVX512_INLINE BlockPlaces places_of(const TileTables& tile_tables, st
   return places;
 }
 
-// The functions below go level by level, all nodes of a level at once, so that neighbouring
-// instructions do not wait for each other.
-
 // children[2 k], children[2 k + 1] = weights[k] times the cosine, the sine of node k.
 template <std::size_t kCount>
 POLARQUANT_AVX512_INLINE void descend(const __m512i* weights, const __m512i* indices,
