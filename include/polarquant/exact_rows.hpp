@@ -9,7 +9,6 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <type_traits>
 #include <utility>
 
 #include "polarquant/codec.hpp"
@@ -141,25 +140,6 @@ class ExactRows {
   std::size_t capacity_ = 0;
   Buffer data_;
 };
-
-// The largest magnitude of a row, infinity if a number is infinite or NaN. Magnitudes are compared
-// as integers, which order like them and, unlike floats with their NaN, vectorise.
-template <typename A, typename T>
-double largest_magnitude(const T* row, std::size_t head_dim) noexcept {
-  using Bits = std::conditional_t<std::is_same_v<A, double>, std::int64_t, std::int32_t>;
-  Bits largest = 0;
-  for (std::size_t i = 0; i < head_dim; ++i) {
-    const A number = static_cast<A>(row[i]);
-    Bits bits;
-    std::memcpy(&bits, &number, sizeof bits);
-    bits &= std::numeric_limits<Bits>::max();
-    largest = bits > largest ? bits : largest;
-  }
-  A number;
-  std::memcpy(&number, &largest, sizeof number);
-  return number <= std::numeric_limits<A>::max() ? static_cast<double>(number)
-                                                 : std::numeric_limits<double>::infinity();
-}
 
 // Whether a row may be kept exact now and encoded later without a failure then: its numbers are
 // finite and within `type`, and its norm is at most `largest_norm`.

@@ -70,6 +70,25 @@ struct CodecScratch {
   std::size_t num_bytes;
 };
 
+// The largest magnitude of a row, infinity if a number is infinite or NaN. Magnitudes are compared
+// as integers, which order like them and, unlike floats with their NaN, vectorise.
+template <typename A, typename T>
+double largest_magnitude(const T* row, std::size_t head_dim) noexcept {
+  using Bits = std::conditional_t<std::is_same_v<A, double>, std::int64_t, std::int32_t>;
+  Bits largest = 0;
+  for (std::size_t i = 0; i < head_dim; ++i) {
+    const A number = static_cast<A>(row[i]);
+    Bits bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    bits &= std::numeric_limits<Bits>::max();
+    largest = bits > largest ? bits : largest;
+  }
+  A number;
+  std::memcpy(&number, &largest, sizeof number);
+  return number <= std::numeric_limits<A>::max() ? static_cast<double>(number)
+                                                 : std::numeric_limits<double>::infinity();
+}
+
 // What encodes the rows of a codec.
 template <typename T>
 struct RowEncoder {
@@ -83,30 +102,17 @@ struct RowEncoder {
   // no square that matters over- or underflows. out: entries `stride` apart. False if an entry is
   // not finite.
   bool load_row(const T* row, std::size_t stride, float* out, double* scale) const noexcept {
-    using Wide = Accumulator;
-    using Bits = std::conditional_t<std::is_same_v<Wide, double>, std::uint64_t, std::uint32_t>;
-    constexpr Bits kMagnitude = ~Bits{0} >> 1;
-    // The bits of magnitudes compare as they do, and integers vectorise.
-    Bits largest_bits = 0;
-    for (std::size_t i = 0; i < tables.head_dim(); ++i) {
-      const Wide value = static_cast<Wide>(row[i]);
-      Bits bits;
-      std::memcpy(&bits, &value, sizeof bits);
-      bits &= kMagnitude;
-      largest_bits = bits > largest_bits ? bits : largest_bits;
-    }
-    Wide largest;
-    std::memcpy(&largest, &largest_bits, sizeof largest);
-    if (!(largest <= std::numeric_limits<Wide>::max())) return false;
-    const bool is_zero = !(static_cast<double>(largest) >= 0x1p-160);
+    const double largest = largest_magnitude<Accumulator>(row, tables.head_dim());
+    if (!std::isfinite(largest)) return false;
+    const bool is_zero = !(largest >= 0x1p-160);
     const int exponent = is_zero ? 0 : std::ilogb(largest);
     *scale = std::ldexp(1.0, exponent);
     const double inverse = is_zero ? 0.0 : std::ldexp(1.0, -exponent);
-    const Wide factor = static_cast<Wide>(inverse);
-    if (static_cast<double>(factor) == inverse && factor <= std::numeric_limits<Wide>::max()) {
+    const Accumulator factor = static_cast<Accumulator>(inverse);
+    if (static_cast<double>(factor) == inverse && std::isfinite(factor)) {
       // The exact product, rounded once, as below.
       for (std::size_t i = 0; i < tables.head_dim(); ++i) {
-        out[i * stride] = static_cast<float>(static_cast<Wide>(row[i]) * factor);
+        out[i * stride] = static_cast<float>(static_cast<Accumulator>(row[i]) * factor);
       }
       return true;
     }
