@@ -46,11 +46,18 @@ Work dot_work(const Row& row) {
   Side ours = {"ours", static_cast<double>(row.num_tokens),
                static_cast<double>(bytes) * row.num_tokens, nullptr,
                std::make_shared<RowMatrix<float>>(1, row.num_tokens)};
-  ours.run = [=, turn = std::make_shared<Turn>(codes->size()), result = ours.result] {
+  ours.run = [=, turn = std::make_shared<Turn>(codes->size()), result = ours.result,
+              one_by_one = row.operation == "dot"] {
     static_cast<void>(prepared);
     const std::byte* const code = codes->head<std::byte>(turn->next());
-    codec->keys.dot_rows({query, 1, codec->keys.prepared_size()}, {code, num_tokens, bytes},
-                         rows_of(*result), scratch->data());
+    if (one_by_one) {
+      for (std::size_t t = 0; t < num_tokens; ++t) {
+        result->data()[t] = codec->keys.dot(query, code + t * bytes, scratch->data());
+      }
+    } else {
+      codec->keys.dot_rows({query, 1, codec->keys.prepared_size()}, {code, num_tokens, bytes},
+                           rows_of(*result), scratch->data());
+    }
   };
   work.sides.push_back(ours);
   const auto heads = float16_heads(row, *inputs);

@@ -16,7 +16,7 @@ Work work_of(const Row& row) {
   if (row.operation == "values") return values_work(row);
   if (row.operation == "attention") return attention_work(row);
   if (row.operation == "prefill") return prefill_work(row);
-  if (row.operation == "dot") return dot_work(row);
+  if (row.operation.rfind("dot", 0) == 0) return dot_work(row);
   if (row.operation.rfind("encode", 0) == 0) return encode_work(row);
   if (row.operation == "decode") return decode_work(row);
   if (row.operation == "append") return append_work(row);

@@ -57,8 +57,8 @@ Work values_work(const Row& row);
 Work attention_work(const Row& row);
 Work prefill_work(const Row& row);
 
-// dot: of one row in the caller's memory. encode_haar, encode_hadamard: batches of 64. decode: by
-// tiles. append: one token at a time, against a batch.
+// dot, dot_rows: rows in the caller's memory, a call for each or one call for all. encode_haar,
+// encode_hadamard: batches of 64. decode: by tiles. append: one token at a time, against a batch.
 Work dot_work(const Row& row);
 Work encode_work(const Row& row);
 Work decode_work(const Row& row);

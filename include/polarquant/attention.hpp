@@ -13,6 +13,7 @@
 #include "polarquant/attention_scratch.hpp"
 #include "polarquant/codec.hpp"
 #include "polarquant/exact_rows.hpp"
+#include "polarquant/float_types.hpp"
 #include "polarquant/head_side.hpp"
 #include "polarquant/kv_cache_config.hpp"
 #include "polarquant/kv_storage.hpp"

@@ -13,6 +13,7 @@
 #include "polarquant/kv_cache_config.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
+#include "polarquant/scratch.hpp"
 #include "polarquant/tile_pages.hpp"
 #include "polarquant/token_segments.hpp"
 #include "polarquant/version.hpp"

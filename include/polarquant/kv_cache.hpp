@@ -13,11 +13,14 @@
 #include "polarquant/attention_options.hpp"
 #include "polarquant/codec.hpp"
 #include "polarquant/error.hpp"
+#include "polarquant/float_types.hpp"
 #include "polarquant/kv_cache_config.hpp"
 #include "polarquant/kv_storage.hpp"
 #include "polarquant/matrix_checks.hpp"
+#include "polarquant/packed_codes.hpp"
 #include "polarquant/partial_attention.hpp"
 #include "polarquant/rows.hpp"
+#include "polarquant/scratch.hpp"
 #include "polarquant/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -135,7 +138,7 @@ class KVCache {
 
   // Allocates for num_tokens tokens in all. Throws std::invalid_argument beyond 2^40 tokens.
   void reserve(std::size_t num_tokens) {
-    if (num_tokens > std::size_t{1} << 40) {
+    if (num_tokens > KVCacheConfig::kAllTokens) {
       detail::throw_invalid_argument("reserve for " + std::to_string(num_tokens) +
                                      " tokens: at most 2^40");
     }

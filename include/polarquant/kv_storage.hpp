@@ -11,10 +11,12 @@
 #include "polarquant/codec.hpp"
 #include "polarquant/error.hpp"
 #include "polarquant/exact_rows.hpp"
+#include "polarquant/float_types.hpp"
 #include "polarquant/head_side.hpp"
 #include "polarquant/kv_cache_config.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/rows.hpp"
+#include "polarquant/scratch.hpp"
 #include "polarquant/token_segments.hpp"
 #include "polarquant/version.hpp"
 

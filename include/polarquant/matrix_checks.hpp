@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "polarquant/error.hpp"
+#include "polarquant/format.hpp"
 #include "polarquant/kv_cache_config.hpp"
 #include "polarquant/rows.hpp"
 #include "polarquant/version.hpp"

@@ -9,6 +9,7 @@
 
 #include "polarquant/codebook.hpp"
 #include "polarquant/fixed_math.hpp"
+#include "polarquant/float_types.hpp"
 #include "polarquant/format.hpp"
 #include "polarquant/packed_codes.hpp"
 #include "polarquant/version.hpp"

@@ -13,6 +13,7 @@
 #include "polarquant/kernels/isa.hpp"
 #include "polarquant/kernels/rotation_loops.hpp"
 #include "polarquant/kernels/softmax_loops.hpp"
+#include "polarquant/packed_codes.hpp"
 #include "polarquant/rotation.hpp"
 #include "polarquant/rows.hpp"
 #include "polarquant/version.hpp"
