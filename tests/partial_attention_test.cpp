@@ -133,13 +133,18 @@ TYPED_TEST(PartialAttentionTest, PartsOfTwoCachesMerge) {
             attention_tolerance<TypeParam>(48));
 }
 
-TYPED_TEST(PartialAttentionTest, MaximumAndSumAreThoseOfTheLogits) {
+TYPED_TEST(PartialAttentionTest, MaximumSumAndUnnormalisedOutputAreThoseOfTheLogits) {
   using A = AccumulatorOf<TypeParam>;
   for (const bool with_exact : {false, true}) {
     const KVCache<TypeParam> cache = make_cache<TypeParam>(with_exact);
     const TokenRange range = {37, 600};
     const PartialAttention<A> part = cache.attend_partial(this->queries_, range);
     const auto scores = cache.attention_scores(this->queries_);
+    RowMatrix<double> values[2];
+    for (Index head = 0; head < 2; ++head) {
+      values[head] =
+          cache.decode_values(static_cast<int>(head)).middleRows(37, 600).template cast<double>();
+    }
     for (Index query = 0; query < 5; ++query) {
       for (Index head = 0; head < 6; ++head) {
         const Eigen::VectorXd logits =
@@ -148,8 +153,14 @@ TYPED_TEST(PartialAttentionTest, MaximumAndSumAreThoseOfTheLogits) {
         const OnlineSoftmax<A>& softmax =
             part.softmax(static_cast<std::size_t>(query), static_cast<std::size_t>(head));
         EXPECT_NEAR(static_cast<double>(softmax.maximum), logits.maxCoeff(), 1e-5);
-        const double sum = (logits.array() - logits.maxCoeff()).exp().sum();
+        const Eigen::VectorXd weights = (logits.array() - logits.maxCoeff()).exp();
+        const double sum = weights.sum();
         EXPECT_NEAR(static_cast<double>(softmax.sum), sum, 2e-5 * sum);
+        const Eigen::RowVectorXd output =
+            part.unnormalised().block(query, head * 48, 1, 48).template cast<double>();
+        const Eigen::RowVectorXd expected = weights.transpose() * values[head / 3];
+        EXPECT_LE((output - expected).cwiseAbs().maxCoeff(),
+                  attention_tolerance<TypeParam>(48) * sum);
       }
     }
   }
