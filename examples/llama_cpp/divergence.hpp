@@ -1,0 +1,120 @@
+// How far one next-token distribution is from another.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+// One predicted token.
+struct TokenScore {
+  double divergence = 0.0;  // Kullback-Leibler, sum_i p_i log(p_i / q_i), nats
+  double surprise = 0.0;    // -log q of the token that came, nats
+  bool same_top = false;    // whether p and q have the same most likely token
+};
+
+// The log-probabilities log softmax(logits), [num_tokens, vocab_size], of the plain run.
+class ReferenceDistribution {
+ public:
+  ReferenceDistribution(const float* logits, std::size_t num_tokens, std::size_t vocab_size)
+      : vocab_size_(vocab_size), log_p_(logits, logits + num_tokens * vocab_size) {
+    for (std::size_t i = 0; i < num_tokens; ++i) {
+      float* const row = log_p_.data() + i * vocab_size;
+      const float normalizer = static_cast<float>(log_sum_exp(row));
+      for (std::size_t j = 0; j < vocab_size; ++j) row[j] -= normalizer;
+    }
+  }
+
+  std::size_t num_tokens() const { return log_p_.size() / vocab_size_; }
+
+  // Token number `index`, whose distribution is softmax(logits) instead, and which turned out to
+  // be `next`.
+  TokenScore compare(std::size_t index, const float* logits, std::size_t next) const {
+    const float* const log_p = log_p_.data() + index * vocab_size_;
+    const double normalizer = log_sum_exp(logits);
+    double divergence = 0.0;
+    for (std::size_t j = 0; j < vocab_size_; ++j) {
+      // Tokens without probability add nothing.
+      if (log_p[j] < -60.0f) continue;
+      const double log_q = static_cast<double>(logits[j]) - normalizer;
+      divergence += static_cast<double>(std::exp(log_p[j])) * (static_cast<double>(log_p[j]) - log_q);
+    }
+    TokenScore score;
+    score.divergence = std::max(divergence, 0.0);  // rounding makes -1e-8 of equal ones
+    score.surprise = normalizer - static_cast<double>(logits[next]);
+    score.same_top = std::max_element(log_p, log_p + vocab_size_) - log_p ==
+                     std::max_element(logits, logits + vocab_size_) - logits;
+    return score;
+  }
+
+ private:
+  double log_sum_exp(const float* logits) const {
+    const float maximum = *std::max_element(logits, logits + vocab_size_);
+    double sum = 0.0;
+    for (std::size_t j = 0; j < vocab_size_; ++j) {
+      sum += static_cast<double>(std::exp(logits[j] - maximum));
+    }
+    return static_cast<double>(maximum) + std::log(sum);
+  }
+
+  std::size_t vocab_size_;
+  std::vector<float> log_p_;
+};
+
+// What the tokens of all windows say together.
+struct DivergenceSummary {
+  std::size_t num_tokens = 0;
+  double perplexity = 0.0;           // exp of the mean surprise
+  double mean_divergence = 0.0;
+  double percentile99_divergence = 0.0;
+  double same_top = 0.0;             // share of the tokens
+};
+
+inline DivergenceSummary summarize(const std::vector<TokenScore>& scores) {
+  DivergenceSummary summary;
+  summary.num_tokens = scores.size();
+  if (scores.empty()) return summary;
+  std::vector<double> divergences;
+  double surprise = 0.0;
+  for (const TokenScore& score : scores) {
+    divergences.push_back(score.divergence);
+    summary.mean_divergence += score.divergence;
+    surprise += score.surprise;
+    summary.same_top += score.same_top ? 1.0 : 0.0;
+  }
+  const double count = static_cast<double>(scores.size());
+  summary.mean_divergence /= count;
+  summary.same_top /= count;
+  summary.perplexity = std::exp(surprise / count);
+  // The smallest divergence that 99 % of the tokens do not exceed.
+  const std::size_t rank = static_cast<std::size_t>(std::ceil(0.99 * count)) - 1;
+  std::nth_element(divergences.begin(), divergences.begin() + static_cast<std::ptrdiff_t>(rank),
+                   divergences.end());
+  summary.percentile99_divergence = divergences[rank];
+  return summary;
+}
+
+// The mean of the differences a[i] - b[i] and its standard error; windows are the sample.
+struct PairedDifference {
+  double mean = 0.0;
+  double standard_error = 0.0;
+};
+
+inline PairedDifference paired_difference(const std::vector<double>& a,
+                                          const std::vector<double>& b) {
+  PairedDifference difference;
+  const std::size_t count = std::min(a.size(), b.size());
+  if (count == 0) return difference;
+  for (std::size_t i = 0; i < count; ++i) difference.mean += a[i] - b[i];
+  difference.mean /= static_cast<double>(count);
+  double sum = 0.0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const double deviation = a[i] - b[i] - difference.mean;
+    sum += deviation * deviation;
+  }
+  if (count > 1) {
+    difference.standard_error =
+        std::sqrt(sum / (static_cast<double>(count) * static_cast<double>(count - 1)));
+  }
+  return difference;
+}
