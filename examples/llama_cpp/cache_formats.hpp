@@ -41,6 +41,22 @@ inline CacheFormat both_sides(const std::string& group, const std::string& name,
   return format;
 }
 
+// Keys and values centred, with 4 sinks: the library's defaults, but for the recent window, which
+// an interception cannot have.
+inline SideFormat with_defaults(const std::string& codec) {
+  SideFormat side = centered(codec);
+  side.num_sinks = 4;
+  return side;
+}
+
+inline CacheFormat mixed_format(const std::string& group, const std::string& keys,
+                                const std::string& values) {
+  CacheFormat format =
+      both_sides(group, "keys " + keys + ", values " + values, with_defaults(keys));
+  format.values = with_defaults(values);
+  return format;
+}
+
 inline CacheFormat own_cache(const std::string& name, const std::string& type) {
   CacheFormat format;
   format.name = name;
@@ -51,18 +67,23 @@ inline CacheFormat own_cache(const std::string& name, const std::string& type) {
 
 // The caches that llama.cpp's users have.
 inline std::vector<CacheFormat> llama_cpp_formats() {
-  return {own_cache("llama.cpp q8_0 + Hadamard", "q8_0"), own_cache("llama.cpp q4_0 + Hadamard", "q4_0"),
+  return {own_cache("llama.cpp q8_0 + Hadamard", "q8_0"),
+          own_cache("llama.cpp q4_0 + Hadamard", "q4_0"),
           own_cache("llama.cpp q4_0, no rotation", "q4_0 plain")};
 }
 
 // Everything at the same settings: Haar rotation, keys and values centred by the mean of the
-// window's first tokens.
+// window's first tokens; and once more with 4 exact sinks.
 inline std::vector<CacheFormat> main_formats() {
   std::vector<CacheFormat> formats = llama_cpp_formats();
-  for (const char* const codec :
-       {"full_depth 2.625", "full_depth 3.25", "full_depth 3.625", "paper", "full_depth 4.25",
-        "full_depth 4.5", "full_depth 4.625", "scalar 3", "scalar 4", "q4_0"}) {
+  const std::vector<std::string> codecs = {
+      "full_depth 2.625", "full_depth 3.25",  "full_depth 3.625", "paper",    "full_depth 4.25",
+      "full_depth 4.5",   "full_depth 4.625", "scalar 3",         "scalar 4", "q4_0"};
+  for (const std::string& codec : codecs) {
     formats.push_back(both_sides("centred", codec, centered(codec)));
+  }
+  for (const std::string& codec : codecs) {
+    formats.push_back(both_sides("defaults", codec + ", 4 sinks", with_defaults(codec)));
   }
   return formats;
 }
@@ -71,7 +92,8 @@ inline std::vector<CacheFormat> main_formats() {
 inline std::vector<CacheFormat> setting_formats() {
   std::vector<CacheFormat> formats;
   for (const std::string codec : {"full_depth 3.25", "full_depth 4.25"}) {
-    const auto add = [&](const std::string& what, const SideFormat& keys, const SideFormat& values) {
+    const auto add = [&](const std::string& what, const SideFormat& keys,
+                         const SideFormat& values) {
       CacheFormat format = both_sides(codec, codec + ", " + what, keys);
       format.values = values;
       formats.push_back(format);
@@ -87,9 +109,6 @@ inline std::vector<CacheFormat> setting_formats() {
     side = plain;
     side.num_sinks = 4;
     add("4 sinks", side, side);
-    side = center;
-    side.num_sinks = 4;
-    add("centred, 4 sinks", side, side);
     side = center;
     side.rotation = polarquant::RotationKind::kNone;
     add("centred, no rotation", side, side);
@@ -108,33 +127,25 @@ inline std::vector<CacheFormat> setting_formats() {
     add("centred, keys fp16", fp16, center);
   }
   const auto add_mixed = [&](const std::string& keys, const std::string& values) {
-    CacheFormat format = both_sides("mixed", "keys " + keys + ", values " + values, centered(keys));
-    format.values = centered(values);
-    for (SideFormat* const side : {&format.keys, &format.values}) side->num_sinks = 4;
-    formats.push_back(format);
+    formats.push_back(mixed_format("mixed", keys, values));
   };
   add_mixed("full_depth 4.25", "full_depth 3.25");
   add_mixed("full_depth 3.25", "full_depth 2.625");
-  add_mixed("full_depth 4.625", "full_depth 3.625");
+  add_mixed("full_depth 3.625", "full_depth 2.875");
+  add_mixed("full_depth 4.625", "full_depth 3.875");
   add_mixed("q8_0", "full_depth 3.25");
   add_mixed("q8_0", "full_depth 4.25");
-  for (const char* const codec : {"full_depth 4.5", "full_depth 4.625", "paper", "scalar 3", "scalar 4"}) {
-    SideFormat side = centered(codec);
-    side.num_sinks = 4;
-    formats.push_back(both_sides("sinks", std::string(codec) + ", centred, 4 sinks", side));
-  }
   return formats;
 }
 
 // The chosen few, for long windows.
 inline std::vector<CacheFormat> few_formats() {
-  std::vector<CacheFormat> formats = llama_cpp_formats();
-  formats.pop_back();
-  for (const char* const codec : {"full_depth 3.25", "paper", "full_depth 4.25", "full_depth 4.5"}) {
+  std::vector<CacheFormat> formats = {own_cache("llama.cpp q8_0 + Hadamard", "q8_0"),
+                                      own_cache("llama.cpp q4_0 + Hadamard", "q4_0")};
+  for (const std::string codec :
+       {"full_depth 3.25", "paper", "full_depth 4.25", "full_depth 4.5"}) {
     formats.push_back(both_sides("centred", codec, centered(codec)));
-    SideFormat side = centered(codec);
-    side.num_sinks = 4;
-    formats.push_back(both_sides("sinks", std::string(codec) + ", centred, 4 sinks", side));
+    formats.push_back(both_sides("defaults", codec + ", 4 sinks", with_defaults(codec)));
   }
   return formats;
 }
@@ -142,9 +153,9 @@ inline std::vector<CacheFormat> few_formats() {
 // Other rotations, by their seed.
 inline std::vector<CacheFormat> seed_formats() {
   std::vector<CacheFormat> formats;
-  for (const std::string codec : {"full_depth 3.25", "full_depth 4.25", "full_depth 4.5"}) {
+  for (const std::string codec : {"full_depth 3.25", "full_depth 4.25"}) {
     for (std::uint64_t seed = 0; seed < 5; ++seed) {
-      SideFormat side = centered(codec);
+      SideFormat side = with_defaults(codec);
       side.seed = seed;
       formats.push_back(both_sides(codec, codec + ", seed " + std::to_string(seed), side));
     }
@@ -155,7 +166,7 @@ inline std::vector<CacheFormat> seed_formats() {
 // One layer at a time (keys and values apart), or one KV head.
 inline std::vector<CacheFormat> layer_formats(int num_layers, int num_kv_heads, bool by_head) {
   std::vector<CacheFormat> formats;
-  const SideFormat side = centered("full_depth 3.25");
+  const SideFormat side = with_defaults("full_depth 3.25");
   const SideFormat fp16;
   for (int layer = 0; layer < num_layers; ++layer) {
     for (int head = by_head ? 0 : -1; head < (by_head ? num_kv_heads : 0); ++head) {

@@ -14,26 +14,21 @@
 // found to equal the attention output that the model itself computed.
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <exception>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <map>
-#include <memory>
 #include <sstream>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <vector>
 
+#include "command_line.hpp"
 #include "ggml.h"
 #include "kv_interceptor.hpp"
-#include "llama.h"
+#include "llama_model.hpp"
 
 namespace {
 
@@ -54,51 +49,20 @@ struct Options {
   int num_queries = 190;
 };
 
-int parse_number(const std::string& text, int minimum) {
-  int number = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  if (error != std::errc() || stop != end || number < minimum) {
-    fail("'" + text + "' is not a whole number of at least " + std::to_string(minimum) + ".");
-  }
-  return number;
-}
-
-std::vector<int> parse_layers(const std::string& text) {
-  std::vector<int> layers;
-  std::istringstream list(text);
-  for (std::string item; std::getline(list, item, ',');) layers.push_back(parse_number(item, 0));
-  if (layers.empty()) fail("--layers needs a list such as 0,15,29.");
-  return layers;
-}
-
 Options parse_options(int argc, char** argv) {
   Options options;
   using Text = const std::string&;
-  const std::map<std::string, std::function<void(Text)>> flags = {
-      {"--model", [&](Text value) { options.model = value; }},
-      {"--text", [&](Text value) { options.text = value; }},
-      {"--out", [&](Text value) { options.out = value; }},
-      {"--layers", [&](Text value) { options.layers = parse_layers(value); }},
-      {"--tokens", [&](Text value) { options.num_tokens = parse_number(value, 1); }},
-      {"--queries", [&](Text value) { options.num_queries = parse_number(value, 1); }},
-  };
-  for (int i = 1; i < argc; i += 2) {
-    const auto flag = flags.find(argv[i]);
-    if (flag == flags.end()) fail("unknown flag '" + std::string(argv[i]) + "'; " + kUsage);
-    if (i + 1 == argc) fail("the flag " + flag->first + " lacks its value.");
-    flag->second(argv[i + 1]);
-  }
+  parse_flags(argc, argv,
+              {{"--model", [&](Text value) { options.model = value; }},
+               {"--text", [&](Text value) { options.text = value; }},
+               {"--out", [&](Text value) { options.out = value; }},
+               {"--layers", [&](Text value) { options.layers = parse_numbers(value, 0); }},
+               {"--tokens", [&](Text value) { options.num_tokens = parse_number(value, 1); }},
+               {"--queries", [&](Text value) { options.num_queries = parse_number(value, 1); }}},
+              kUsage);
   if (options.model.empty() || options.text.empty() || options.out.empty()) fail(kUsage);
   if (options.num_queries > options.num_tokens) fail("--queries cannot exceed --tokens.");
   return options;
-}
-
-std::string read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream content;
-  if (!file || !(content << file.rdbuf())) fail("cannot read '" + path + "', or it is empty.");
-  return content.str();
 }
 
 // The bytes of a NumPy file (format 1.0, little-endian fp16) of the tensor's last num_rows tokens.
@@ -123,57 +87,37 @@ std::string npy_bytes(const std::string& name, const GraphTensor& tensor, int nu
          std::string(reinterpret_cast<const char*>(halves.data()), count * sizeof(ggml_fp16_t));
 }
 
-std::vector<llama_token> tokenize(const llama_model* model, const std::string& path,
-                                  int num_tokens) {
-  const std::string text = read_file(path);
-  std::vector<llama_token> tokens(text.size() + 8);  // a token has at least one byte
-  const int found = llama_tokenize(llama_model_get_vocab(model), text.data(),
-                                   static_cast<std::int32_t>(text.size()), tokens.data(),
-                                   static_cast<std::int32_t>(tokens.size()), true, false);
-  if (found < num_tokens) {
-    fail("'" + path + "' is too short: " + std::to_string(found) + " tokens, not " +
-         std::to_string(num_tokens) + ".");
-  }
-  tokens.resize(num_tokens);
-  return tokens;
-}
-
 void capture(const Options& options) {
-  // Failures are told in sentences of this program.
-  llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
-  llama_model_params model_params = llama_model_default_params();
-  model_params.n_gpu_layers = 0;
-  const std::unique_ptr<llama_model, decltype(&llama_model_free)> model(
-      llama_model_load_from_file(options.model.c_str(), model_params), llama_model_free);
-  if (!model) fail("cannot load '" + options.model + "' as a GGUF model.");
-  const int num_layers = llama_model_n_layer(model.get());
+  const Model model(options.model);
+  const int num_layers = model.num_layers();
   const int last = *std::max_element(options.layers.begin(), options.layers.end());
   if (last >= num_layers) {
     fail("layer " + std::to_string(last) + " is out of range: the model has " +
          std::to_string(num_layers) + " layers, counted from 0.");
   }
-  const int context_size = llama_model_n_ctx_train(model.get());
-  if (options.num_tokens > context_size) {
-    fail("the model's context is " + std::to_string(context_size) + " tokens, --tokens is more.");
+  if (options.num_tokens > model.train_context()) {
+    fail("the model's context is " + std::to_string(model.train_context()) +
+         " tokens, --tokens is more.");
   }
-  std::vector<llama_token> tokens = tokenize(model.get(), options.text, options.num_tokens);
+  std::vector<llama_token> tokens = model.tokenize(read_file(options.text), true);
+  if (tokens.size() < static_cast<std::size_t>(options.num_tokens)) {
+    fail("'" + options.text + "' is too short: " + std::to_string(tokens.size()) + " tokens, not " +
+         std::to_string(options.num_tokens) + ".");
+  }
+  tokens.resize(static_cast<std::size_t>(options.num_tokens));
 
   KvInterceptor interceptor(options.layers, options.num_tokens);
-  llama_context_params params = llama_context_default_params();
-  params.n_ctx = options.num_tokens;
-  params.n_batch = options.num_tokens;
-  params.n_ubatch = options.num_tokens;  // one graph holds all tokens
-  params.n_threads_batch = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  params.type_k = GGML_TYPE_F32;  // no deeper layer inherits the rounding of an fp16 cache
-  params.type_v = GGML_TYPE_F32;
-  params.cb_eval = KvInterceptor::on_node;
-  params.cb_eval_user_data = &interceptor;
-  const std::unique_ptr<llama_context, decltype(&llama_free)> context(
-      llama_init_from_model(model.get(), params), llama_free);
-  if (!context) fail("llama.cpp could not make a context for the model.");
-  if (llama_decode(context.get(), llama_batch_get_one(tokens.data(), options.num_tokens)) != 0) {
-    fail("llama.cpp failed to evaluate the text.");
-  }
+  ContextOptions context_options;
+  context_options.num_tokens = options.num_tokens;
+  context_options.num_batch_tokens = options.num_tokens;  // one graph holds all tokens
+  context_options.type_k = GGML_TYPE_F32;  // no deeper layer inherits the rounding of an fp16 cache
+  context_options.type_v = GGML_TYPE_F32;
+  context_options.flash_attention = false;
+  context_options.callback = KvInterceptor::on_node;
+  context_options.callback_data = &interceptor;
+  const Context context = make_context(model, context_options);
+  // Every token an output: otherwise the last layer goes on with fewer rows.
+  evaluate(context.get(), tokens, 0);
 
   std::map<std::string, std::string> files;
   for (const int index : options.layers) {
@@ -206,11 +150,5 @@ void capture(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    capture(parse_options(argc, argv));
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "capture_kv: %s\n", error.what());
-    return 1;
-  }
-  return 0;
+  return run_program("capture_kv", [&] { capture(parse_options(argc, argv)); });
 }

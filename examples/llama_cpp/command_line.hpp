@@ -69,7 +69,8 @@ inline void write_file(const std::string& path, const std::string& content) {
   std::ofstream file(scratch, std::ios::binary);
   file.write(content.data(), static_cast<std::streamsize>(content.size()));
   file.close();
-  if (!file || std::rename(scratch.c_str(), path.c_str()) != 0) fail("cannot write '" + path + "'.");
+  if (!file || std::rename(scratch.c_str(), path.c_str()) != 0)
+    fail("cannot write '" + path + "'.");
 }
 
 // main() of a program: its errors are sentences on standard error and exit status 1.

@@ -37,7 +37,8 @@ class ReferenceDistribution {
       // Tokens without probability add nothing.
       if (log_p[j] < -60.0f) continue;
       const double log_q = static_cast<double>(logits[j]) - normalizer;
-      divergence += static_cast<double>(std::exp(log_p[j])) * (static_cast<double>(log_p[j]) - log_q);
+      divergence +=
+          static_cast<double>(std::exp(log_p[j])) * (static_cast<double>(log_p[j]) - log_q);
     }
     TokenScore score;
     score.divergence = std::max(divergence, 0.0);  // rounding makes -1e-8 of equal ones
@@ -64,10 +65,10 @@ class ReferenceDistribution {
 // What the tokens of all windows say together.
 struct DivergenceSummary {
   std::size_t num_tokens = 0;
-  double perplexity = 0.0;           // exp of the mean surprise
+  double perplexity = 0.0;  // exp of the mean surprise
   double mean_divergence = 0.0;
   double percentile99_divergence = 0.0;
-  double same_top = 0.0;             // share of the tokens
+  double same_top = 0.0;  // share of the tokens
 };
 
 inline DivergenceSummary summarize(const std::vector<TokenScore>& scores) {

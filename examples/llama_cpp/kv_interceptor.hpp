@@ -6,14 +6,12 @@
 #include <cmath>
 #include <cstddef>
 #include <map>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "command_line.hpp"
 #include "ggml-backend.h"
 #include "ggml.h"
-
-[[noreturn]] inline void fail(const std::string& sentence) { throw std::runtime_error(sentence); }
 
 // A node of the graph, copied: values in the order [num_tokens, num_heads, head_dim].
 struct GraphTensor {

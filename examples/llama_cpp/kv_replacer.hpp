@@ -18,7 +18,8 @@ class KvReplacer {
   // head_dim], which it may change: keys after RoPE, values as they enter the cache.
   using Change = std::function<void(int layer, bool is_value, polarquant::RowMatrix<float>& rows)>;
 
-  KvReplacer(int num_layers, int num_kv_heads) : num_layers_(num_layers), num_heads_(num_kv_heads) {}
+  KvReplacer(int num_layers, int num_kv_heads)
+      : num_layers_(num_layers), num_heads_(num_kv_heads) {}
 
   // llama_context_params::cb_eval, with the replacer as user data.
   static bool on_node(ggml_tensor* node, bool ask, void* self) {

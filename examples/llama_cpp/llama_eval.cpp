@@ -2,10 +2,10 @@
 //
 //   llama_eval --model m.gguf --text wikitext2_test.txt --out out/llama/quality.json
 //
-// llama.cpp reads windows of a text. Before they enter its fp16 cache, the keys (after RoPE) and the
-// values of every layer become decode(encode(x)) of the format under test; rows of llama.cpp's own
-// quantized caches have nothing replaced. Compared are the distributions of the next token in the
-// second half of each window with those of the plain fp16 cache: Kullback-Leibler divergence,
+// llama.cpp reads windows of a text. Before they enter its fp16 cache, the keys (after RoPE) and
+// the values of every layer become decode(encode(x)) of the format under test; rows of llama.cpp's
+// own quantized caches have nothing replaced. Compared are the distributions of the next token in
+// the second half of each window with those of the plain fp16 cache: Kullback-Leibler divergence,
 // perplexity, most likely token.
 //
 // Nothing is reported unless all keys and values of all layers were intercepted, replacing them by
@@ -14,22 +14,17 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <map>
-#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "cache_formats.hpp"
 #include "command_line.hpp"
 #include "divergence.hpp"
+#include "format_runner.hpp"
 #include "json.hpp"
-#include "kv_replacer.hpp"
 #include "llama_model.hpp"
 #include "progress.hpp"
-#include "side_codec.hpp"
 
 namespace {
 
@@ -38,11 +33,13 @@ constexpr double kRuinedDivergence = 1.0;
 
 const char* const kUsage =
     "usage: llama_eval --model FILE --text FILE --out FILE.json [--rows main,settings,seeds,few,"
-    "layers,heads] [--window 512] [--windows 64] [--other-text FILE]";
+    "layers,heads,none] [--pairs KEYS/VALUES,...] [--window 512] [--windows 64] [--other-text "
+    "FILE]";
 
 struct Options {
   std::string model, text, other_text, out;
   std::vector<std::string> rows = {"main"};
+  std::vector<std::string> pairs;  // formats of keys and of values, "full_depth 4.25/paper"
   int window = 512;
   int num_windows = 64;
 };
@@ -56,6 +53,7 @@ Options parse_options(int argc, char** argv) {
                {"--other-text", [&](Text value) { options.other_text = value; }},
                {"--out", [&](Text value) { options.out = value; }},
                {"--rows", [&](Text value) { options.rows = split(value, ','); }},
+               {"--pairs", [&](Text value) { options.pairs = split(value, ','); }},
                {"--window", [&](Text value) { options.window = parse_number(value, 16); }},
                {"--windows", [&](Text value) { options.num_windows = parse_number(value, 1); }}},
               kUsage);
@@ -63,9 +61,14 @@ Options parse_options(int argc, char** argv) {
   return options;
 }
 
-std::vector<CacheFormat> formats_of(const std::vector<std::string>& names, const Model& model) {
+std::vector<CacheFormat> formats_of(const Options& options, const Model& model) {
   std::vector<CacheFormat> formats;
-  for (const std::string& name : names) {
+  for (const std::string& pair : options.pairs) {
+    const std::vector<std::string> sides = split(pair, '/');
+    if (sides.size() != 2) fail("'" + pair + "' is not a pair such as full_depth 4.25/paper.");
+    formats.push_back(mixed_format("given", sides[0], sides[1]));
+  }
+  for (const std::string& name : options.rows) {
     std::vector<CacheFormat> more;
     if (name == "main") {
       more = main_formats();
@@ -77,6 +80,8 @@ std::vector<CacheFormat> formats_of(const std::vector<std::string>& names, const
       more = few_formats();
     } else if (name == "layers" || name == "heads") {
       more = layer_formats(model.num_layers(), model.num_kv_heads(), name == "heads");
+    } else if (name == "none") {
+      continue;
     } else {
       fail("there are no rows '" + name + "'; " + kUsage);
     }
@@ -87,11 +92,9 @@ std::vector<CacheFormat> formats_of(const std::vector<std::string>& names, const
 
 // One row of the comparison, with what it has measured so far.
 struct Row {
-  CacheFormat format;
-  std::unique_ptr<SideCodec> keys, values;  // null: llama.cpp's own cache
-  Context own_context{nullptr, llama_free};
-  std::vector<TokenScore> scores;
-  std::vector<double> window_divergences;
+  FormatRunner runner;
+  std::vector<TokenScore> scores = {};
+  std::vector<double> window_divergences = {};
 };
 
 class Evaluation {
@@ -99,16 +102,15 @@ class Evaluation {
   explicit Evaluation(const Options& options)
       : options_(options),
         model_(options.model),
-        replacer_(model_.num_layers(), model_.num_kv_heads()),
         plain_(make_context(model_, context_options())),
-        replaced_(make_context(model_, replacing_options())) {
+        shared_(model_, context_options()) {
     if (options.window > model_.train_context()) {
       fail("--window is " + std::to_string(options.window) + ", the model's context " +
            std::to_string(model_.train_context()) + " tokens.");
     }
     read_windows();
     measure_other_means();
-    for (CacheFormat& format : formats_of(options.rows, model_)) add_row(std::move(format));
+    for (const CacheFormat& format : formats_of(options, model_)) add_row(format);
   }
 
   void run() {
@@ -118,7 +120,7 @@ class Evaluation {
       add_scores(plain_scores_, reference, plain_logits_.data(), window);
       progress.step("fp16");
       for (Row& row : rows_) {
-        const float* const logits = run_row(row, window);
+        const float* const logits = row.runner.run(window, first_scored());
         const std::size_t before = row.scores.size();
         add_scores(row.scores, reference, logits, window);
         double divergence = 0.0;
@@ -127,7 +129,7 @@ class Evaluation {
         }
         row.window_divergences.push_back(divergence /
                                          static_cast<double>(row.scores.size() - before));
-        progress.step(row.format.name);
+        progress.step(row.runner.format().name);
       }
     }
   }
@@ -139,16 +141,15 @@ class Evaluation {
                 "KL 99 %", "same top");
     print_row("fp16", 16.0, 16.0, plain);
     for (const Row& row : rows_) {
-      const auto [key_bits, value_bits] = bits_of(row);
+      const CacheFormat& format = row.runner.format();
+      const auto [key_bits, value_bits] = row.runner.bits();
       const DivergenceSummary summary = summarize(row.scores);
-      print_row(row.format.name.c_str(), key_bits, value_bits, summary);
+      print_row(format.name.c_str(), key_bits, value_bits, summary);
       JsonObject json;
-      json.add("name", row.format.name).add("group", row.format.group);
+      json.add("name", format.name).add("group", format.group);
       json.add("key_bits", key_bits).add("value_bits", value_bits);
-      json.add("fixed_bytes_per_layer", row.keys == nullptr ? 0.0
-                                            : static_cast<double>(row.keys->fixed_bytes() +
-                                                                  row.values->fixed_bytes()));
-      json.add("layer", row.format.only_layer).add("head", row.format.only_head);
+      json.add("fixed_bytes_per_layer", static_cast<double>(row.runner.fixed_bytes()));
+      json.add("layer", format.only_layer).add("head", format.only_head);
       add_summary(json, summary);
       json.add("window_divergences", row.window_divergences);
       rows.push_back(json.text());
@@ -171,12 +172,6 @@ class Evaluation {
     options.num_batch_tokens = options_.window;
     return options;
   }
-  ContextOptions replacing_options() {
-    ContextOptions options = context_options();
-    options.callback = KvReplacer::on_node;
-    options.callback_data = &replacer_;
-    return options;
-  }
 
   void read_windows() {
     std::vector<llama_token> tokens = model_.tokenize(read_file(options_.text), false);
@@ -184,8 +179,8 @@ class Evaluation {
     const std::size_t needed = size * static_cast<std::size_t>(options_.num_windows);
     if (tokens.size() < needed) {
       fail("'" + options_.text + "' has " + std::to_string(tokens.size()) + " tokens, " +
-           std::to_string(options_.num_windows) + " windows of " +
-           std::to_string(options_.window) + " need " + std::to_string(needed) + ".");
+           std::to_string(options_.num_windows) + " windows of " + std::to_string(options_.window) +
+           " need " + std::to_string(needed) + ".");
     }
     for (std::size_t i = 0; i < needed; i += size) {
       windows_.emplace_back(tokens.begin() + static_cast<std::ptrdiff_t>(i),
@@ -205,38 +200,24 @@ class Evaluation {
       fail("'" + options_.other_text + "' is shorter than a window.");
     }
     tokens.resize(static_cast<std::size_t>(options_.window));
-    replacer_.set_change([this](int layer, bool is_value, polarquant::RowMatrix<float>& rows) {
+    const auto take_mean = [this](int layer, bool is_value, polarquant::RowMatrix<float>& rows) {
       // The first tokens are unlike all others.
-      other_means_[is_value][layer] = mean_of_tokens(rows, 4, static_cast<std::size_t>(rows.rows()));
-    });
-    evaluate(replaced_.get(), tokens, first_scored());
-    replacer_.check_and_reset(tokens.size());
+      other_means_[is_value][layer] =
+          mean_of_tokens(rows, 4, static_cast<std::size_t>(rows.rows()));
+    };
+    shared_.run(take_mean, tokens, first_scored());
   }
 
   int first_scored() const { return options_.window / 2 - 1; }
 
-  void add_row(CacheFormat format) {
-    Row row;
-    if (!format.own_cache.empty()) {
-      ContextOptions options = context_options();
-      options.type_k = options.type_v = format.own_cache == "q8_0" ? GGML_TYPE_Q8_0 : GGML_TYPE_Q4_0;
-      // llama.cpp reads it when it makes a context.
-      setenv("LLAMA_ATTN_ROT_DISABLE", format.own_cache == "q4_0 plain" ? "1" : "0", 1);
-      row.own_context = make_context(model_, options);
-      setenv("LLAMA_ATTN_ROT_DISABLE", "0", 1);
-    } else {
-      for (const SideFormat* const side : {&format.keys, &format.values}) {
-        if (side->mean == MeanOf::kOtherText && options_.other_text.empty()) {
-          std::fprintf(stderr, "no row '%s': it needs --other-text\n", format.name.c_str());
-          return;
-        }
+  void add_row(const CacheFormat& format) {
+    for (const SideFormat* const side : {&format.keys, &format.values}) {
+      if (side->mean == MeanOf::kOtherText && options_.other_text.empty()) {
+        std::fprintf(stderr, "no row '%s': it needs --other-text\n", format.name.c_str());
+        return;
       }
-      const SideShape shape = {model_.num_kv_heads(), model_.head_dim()};
-      row.keys = std::make_unique<SideCodec>(format.keys, shape, false, other_means_[0]);
-      row.values = std::make_unique<SideCodec>(format.values, shape, true, other_means_[1]);
     }
-    row.format = std::move(format);
-    rows_.push_back(std::move(row));
+    rows_.push_back({FormatRunner(shared_, format, other_means_[0], other_means_[1])});
   }
 
   // Runs the window on the plain fp16 cache; in the first one, checks that the interception
@@ -248,17 +229,13 @@ class Evaluation {
     plain_logits_.assign(logits, logits + num_scored * vocab_size);
     ReferenceDistribution reference(plain_logits_.data(), num_scored, vocab_size);
     if (!check) return reference;
-    const auto run_changed = [&](const KvReplacer::Change& change) {
-      replacer_.set_change(change);
-      const float* const changed = evaluate(replaced_.get(), window, first_scored());
-      replacer_.check_and_reset(window.size());
-      return changed;
-    };
-    const float* changed = run_changed([](int, bool, polarquant::RowMatrix<float>&) {});
+    const float* changed =
+        shared_.run([](int, bool, polarquant::RowMatrix<float>&) {}, window, first_scored());
     if (std::memcmp(changed, plain_logits_.data(), plain_logits_.size() * sizeof(float)) != 0) {
       fail("keys and values replaced by themselves changed the logits: the interception is wrong.");
     }
-    changed = run_changed([](int, bool, polarquant::RowMatrix<float>& rows) { rows.setZero(); });
+    changed = shared_.run([](int, bool, polarquant::RowMatrix<float>& rows) { rows.setZero(); },
+                          window, first_scored());
     std::vector<TokenScore> scores;
     add_scores(scores, reference, changed, window);
     const double divergence = summarize(scores).mean_divergence;
@@ -272,25 +249,6 @@ class Evaluation {
     return reference;
   }
 
-  const float* run_row(Row& row, const std::vector<llama_token>& window) {
-    if (row.own_context != nullptr) return evaluate(row.own_context.get(), window, first_scored());
-    row.keys->start();
-    row.values->start();
-    replacer_.set_change([&](int layer, bool is_value, polarquant::RowMatrix<float>& rows) {
-      SideCodec& side = is_value ? *row.values : *row.keys;
-      if (side.format().is_exact() || !row.format.changes(layer, model_.num_layers())) return;
-      const int head = row.format.only_head;
-      if (head < 0) return side.round_trip(layer, rows);
-      polarquant::RowMatrix<float> changed = rows;
-      side.round_trip(layer, changed);
-      const Eigen::Index width = model_.head_dim();
-      rows.middleCols(head * width, width) = changed.middleCols(head * width, width);
-    });
-    const float* const logits = evaluate(replaced_.get(), window, first_scored());
-    replacer_.check_and_reset(window.size());
-    return logits;
-  }
-
   // The last position predicts a token that is not in the window.
   void add_scores(std::vector<TokenScore>& scores, const ReferenceDistribution& reference,
                   const float* logits, const std::vector<llama_token>& window) const {
@@ -300,21 +258,6 @@ class Evaluation {
       scores.push_back(reference.compare(i, logits + i * vocab_size,
                                          static_cast<std::size_t>(window[first + i + 1])));
     }
-  }
-
-  // Stored bits per coordinate, all layers together.
-  std::pair<double, double> bits_of(const Row& row) const {
-    if (row.own_context != nullptr) {
-      const double bits = row.format.own_cache == "q8_0" ? 8.5 : 4.5;
-      return {bits, bits};
-    }
-    double bits[2] = {0.0, 0.0};
-    for (int layer = 0; layer < model_.num_layers(); ++layer) {
-      const bool changes = row.format.changes(layer, model_.num_layers());
-      bits[0] += (changes ? row.keys->bits_per_coordinate() : 16.0) / model_.num_layers();
-      bits[1] += (changes ? row.values->bits_per_coordinate() : 16.0) / model_.num_layers();
-    }
-    return {bits[0], bits[1]};
   }
 
   static void print_row(const char* name, double key_bits, double value_bits,
@@ -333,11 +276,10 @@ class Evaluation {
 
   Options options_;
   Model model_;
-  KvReplacer replacer_;
   Context plain_;
-  Context replaced_;
+  FormatRunner::Shared shared_;
   std::vector<std::vector<llama_token>> windows_;
-  std::map<int, std::vector<float>> other_means_[2];  // of keys, of values
+  Means other_means_[2];  // of keys, of values
   std::vector<Row> rows_;
   std::vector<float> plain_logits_;
   std::vector<TokenScore> plain_scores_;

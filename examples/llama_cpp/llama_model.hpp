@@ -39,9 +39,9 @@ class Model {
   std::vector<llama_token> tokenize(const std::string& text, bool add_special,
                                     bool parse_special = false) const {
     std::vector<llama_token> tokens(text.size() + 8);  // a token has at least one byte
-    const std::int32_t count = llama_tokenize(
-        vocab(), text.data(), static_cast<std::int32_t>(text.size()), tokens.data(),
-        static_cast<std::int32_t>(tokens.size()), add_special, parse_special);
+    const std::int32_t count =
+        llama_tokenize(vocab(), text.data(), static_cast<std::int32_t>(text.size()), tokens.data(),
+                       static_cast<std::int32_t>(tokens.size()), add_special, parse_special);
     if (count < 0) fail("llama.cpp cannot tokenize the text.");
     tokens.resize(static_cast<std::size_t>(count));
     return tokens;

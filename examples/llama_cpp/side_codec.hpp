@@ -30,8 +30,8 @@ struct SideFormat {
   std::string codec = "fp16";
   polarquant::RotationKind rotation = polarquant::RotationKind::kHaar;
   MeanOf mean = MeanOf::kNothing;
-  bool online = false;          // codebooks fitted to the first half of the window
-  std::size_t num_sinks = 0;    // the first tokens, left alone
+  bool online = false;        // codebooks fitted to the first half of the window
+  std::size_t num_sinks = 0;  // the first tokens, left alone
   std::uint64_t seed = 0;
 
   bool is_exact() const { return codec == "fp16"; }
@@ -47,8 +47,8 @@ struct SideShape {
 inline std::vector<float> mean_of_tokens(const polarquant::RowMatrix<float>& rows,
                                          std::size_t first, std::size_t count) {
   const Eigen::Index begin = std::min<Eigen::Index>(static_cast<Eigen::Index>(first), rows.rows());
-  const Eigen::Index size = std::min<Eigen::Index>(static_cast<Eigen::Index>(count),
-                                                   rows.rows() - begin);
+  const Eigen::Index size =
+      std::min<Eigen::Index>(static_cast<Eigen::Index>(count), rows.rows() - begin);
   std::vector<float> mean(static_cast<std::size_t>(rows.cols()), 0.0f);
   if (size == 0) return mean;
   const Eigen::RowVectorXd sum =
@@ -69,7 +69,9 @@ class SideCodec {
   // other_means: by layer, for MeanOf::kOtherText.
   SideCodec(SideFormat format, SideShape shape, bool is_value,
             std::map<int, std::vector<float>> other_means = {})
-      : format_(std::move(format)), shape_(shape), is_value_(is_value),
+      : format_(std::move(format)),
+        shape_(shape),
+        is_value_(is_value),
         other_means_(std::move(other_means)) {
     const auto [name, bits] = parsed();
     const std::size_t width = static_cast<std::size_t>(shape_.head_dim);
@@ -124,8 +126,8 @@ class SideCodec {
   std::size_t fixed_bytes() const {
     const std::size_t width =
         static_cast<std::size_t>(shape_.num_heads) * static_cast<std::size_t>(shape_.head_dim);
-    std::size_t bytes = static_cast<std::size_t>(
-        static_cast<double>(format_.num_sinks * width) * (16.0 - bits_) / 8.0);
+    std::size_t bytes = static_cast<std::size_t>(static_cast<double>(format_.num_sinks * width) *
+                                                 (16.0 - bits_) / 8.0);
     if (format_.mean != MeanOf::kNothing) bytes += width * sizeof(float);
     if (format_.online) bytes += num_centroids() * 2 * sizeof(float);
     return bytes;
@@ -139,8 +141,7 @@ class SideCodec {
   void round_trip(int layer, polarquant::RowMatrix<float>& rows) {
     Layer& state = layers_[layer];
     if (state.num_tokens == 0) begin_layer(layer, rows, state);
-    const std::size_t num_sinks =
-        format_.num_sinks - std::min(format_.num_sinks, state.num_tokens);
+    const std::size_t num_sinks = format_.num_sinks - std::min(format_.num_sinks, state.num_tokens);
     state.num_tokens += static_cast<std::size_t>(rows.rows());
     if (format_.codec == "zero") {
       rows.setZero();
@@ -253,8 +254,8 @@ class SideCodec {
   bool is_value_;
   std::map<int, std::vector<float>> other_means_;
   double bits_ = 0.0;
-  polarquant::KVCacheConfig config_;                          // of polar formats
-  std::shared_ptr<const polarquant::KVCodec<float>> polar_;   // null: not one
+  polarquant::KVCacheConfig config_;                            // of polar formats
+  std::shared_ptr<const polarquant::KVCodec<float>> polar_;     // null: not one
   std::unique_ptr<polarquant_baselines::VectorCodec> vectors_;  // null: not one
   std::map<int, Layer> layers_;
 };
