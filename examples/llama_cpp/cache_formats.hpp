@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "side_codec.hpp"
@@ -15,6 +16,8 @@ struct CacheFormat {
   // llama.cpp's own cache of this type, nothing intercepted: "q8_0", "q4_0", "q4_0 plain" (without
   // its Hadamard transform). Empty: the sides above.
   std::string own_cache;
+  // Codecs of keys and of values layer by layer, in place of those of the sides; empty: the sides'.
+  std::vector<std::pair<std::string, std::string>> layer_codecs;
   int num_exact_layers = 0;  // so many first and so many last layers are left alone
   int only_layer = -1;       // only this layer is changed
   int only_head = -1;        // and only this KV head of it

@@ -60,9 +60,17 @@ class FormatRunner {
       setenv("LLAMA_ATTN_ROT_DISABLE", "0", 1);
       return;
     }
-    const SideShape shape = {shared.model.num_kv_heads(), shared.model.head_dim()};
-    keys_ = std::make_unique<SideCodec>(format_.keys, shape, false, key_means);
-    values_ = std::make_unique<SideCodec>(format_.values, shape, true, value_means);
+    const int num_layers = shared.model.num_layers();
+    if (!format_.layer_codecs.empty() &&
+        format_.layer_codecs.size() != static_cast<std::size_t>(num_layers)) {
+      fail("formats for " + std::to_string(format_.layer_codecs.size()) +
+           " layers, the model has " + std::to_string(num_layers) + ".");
+    }
+    for (int layer = 0; layer < num_layers; ++layer) {
+      for (const bool is_value : {false, true}) {
+        sides_[is_value].push_back(side_of(layer, is_value, is_value ? value_means : key_means));
+      }
+    }
   }
 
   const CacheFormat& format() const { return format_; }
@@ -70,8 +78,9 @@ class FormatRunner {
   // The logits of the positions from `first` on, as evaluate() returns them.
   const float* run(const std::vector<llama_token>& tokens, int first) {
     if (own_context_ != nullptr) return evaluate(own_context_.get(), tokens, first);
-    keys_->start();
-    values_->start();
+    for (const auto& side : sides_) {
+      for (const std::shared_ptr<SideCodec>& codec : side) codec->start();
+    }
     return shared_->run(
         [this](int layer, bool is_value, polarquant::RowMatrix<float>& rows) {
           change(layer, is_value, rows);
@@ -86,23 +95,42 @@ class FormatRunner {
       const double bits = format_.own_cache == "q8_0" ? 8.5 : 4.5;
       return {bits, bits};
     }
-    const int num_layers = shared_->model.num_layers();
-    double share = 0.0;
-    for (int layer = 0; layer < num_layers; ++layer) {
-      share += format_.changes(layer, num_layers) ? 1.0 / num_layers : 0.0;
-    }
-    return {share * keys_->bits_per_coordinate() + (1.0 - share) * 16.0,
-            share * values_->bits_per_coordinate() + (1.0 - share) * 16.0};
+    return {side_bits(false), side_bits(true)};
   }
 
-  // Bytes per layer that do not grow with the tokens.
+  // Bytes of the first layer that do not grow with the tokens.
   std::size_t fixed_bytes() const {
-    return own_context_ != nullptr ? 0 : keys_->fixed_bytes() + values_->fixed_bytes();
+    return own_context_ != nullptr ? 0 : sides_[0][0]->fixed_bytes() + sides_[1][0]->fixed_bytes();
   }
 
  private:
+  // Layers of the same format share one.
+  std::shared_ptr<SideCodec> side_of(int layer, bool is_value, const Means& means) const {
+    SideFormat format = is_value ? format_.values : format_.keys;
+    if (!format_.layer_codecs.empty()) {
+      const auto& [keys, values] = format_.layer_codecs[static_cast<std::size_t>(layer)];
+      format.codec = is_value ? values : keys;
+    }
+    for (const std::shared_ptr<SideCodec>& side : sides_[is_value]) {
+      if (side->format().codec == format.codec) return side;
+    }
+    const SideShape shape = {shared_->model.num_kv_heads(), shared_->model.head_dim()};
+    return std::make_shared<SideCodec>(format, shape, is_value, means);
+  }
+
+  double side_bits(bool is_value) const {
+    const int num_layers = shared_->model.num_layers();
+    double sum = 0.0;
+    for (int layer = 0; layer < num_layers; ++layer) {
+      sum += format_.changes(layer, num_layers)
+                 ? sides_[is_value][static_cast<std::size_t>(layer)]->bits_per_coordinate()
+                 : 16.0;
+    }
+    return sum / num_layers;
+  }
+
   void change(int layer, bool is_value, polarquant::RowMatrix<float>& rows) {
-    SideCodec& side = is_value ? *values_ : *keys_;
+    SideCodec& side = *sides_[is_value][static_cast<std::size_t>(layer)];
     if (side.format().is_exact() || !format_.changes(layer, shared_->model.num_layers())) return;
     if (format_.only_head < 0) {
       side.round_trip(layer, rows);
@@ -117,6 +145,6 @@ class FormatRunner {
 
   Shared* shared_;
   CacheFormat format_;
-  std::unique_ptr<SideCodec> keys_, values_;  // null: llama.cpp's own cache
+  std::vector<std::shared_ptr<SideCodec>> sides_[2];  // of keys, of values; by layer
   Context own_context_{nullptr, llama_free};
 };

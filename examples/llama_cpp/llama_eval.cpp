@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cache_formats.hpp"
@@ -33,12 +34,14 @@ constexpr double kRuinedDivergence = 1.0;
 
 const char* const kUsage =
     "usage: llama_eval --model FILE --text FILE --out FILE.json [--rows main,settings,seeds,few,"
-    "layers,heads,none] [--pairs KEYS/VALUES,...] [--window 512] [--windows 64] [--other-text "
+    "layers,heads,none] [--pairs KEYS/VALUES,...] [--layer-formats FILE] [--window 512] [--windows "
+    "64] [--other-text "
     "FILE]";
 
 struct Options {
   std::string model, text, other_text, out;
   std::vector<std::string> rows = {"main"};
+  std::string layer_formats;       // a line for each layer: KEYS/VALUES
   std::vector<std::string> pairs;  // formats of keys and of values, "full_depth 4.25/paper"
   int window = 512;
   int num_windows = 64;
@@ -54,6 +57,7 @@ Options parse_options(int argc, char** argv) {
                {"--out", [&](Text value) { options.out = value; }},
                {"--rows", [&](Text value) { options.rows = split(value, ','); }},
                {"--pairs", [&](Text value) { options.pairs = split(value, ','); }},
+               {"--layer-formats", [&](Text value) { options.layer_formats = value; }},
                {"--window", [&](Text value) { options.window = parse_number(value, 16); }},
                {"--windows", [&](Text value) { options.num_windows = parse_number(value, 1); }}},
               kUsage);
@@ -61,12 +65,25 @@ Options parse_options(int argc, char** argv) {
   return options;
 }
 
+std::pair<std::string, std::string> parse_pair(const std::string& text) {
+  const std::vector<std::string> sides = split(text, '/');
+  if (sides.size() != 2) fail("'" + text + "' is not a pair such as full_depth 4.25/paper.");
+  return {sides[0], sides[1]};
+}
+
 std::vector<CacheFormat> formats_of(const Options& options, const Model& model) {
   std::vector<CacheFormat> formats;
   for (const std::string& pair : options.pairs) {
-    const std::vector<std::string> sides = split(pair, '/');
-    if (sides.size() != 2) fail("'" + pair + "' is not a pair such as full_depth 4.25/paper.");
-    formats.push_back(mixed_format("given", sides[0], sides[1]));
+    const auto [keys, values] = parse_pair(pair);
+    formats.push_back(mixed_format("given", keys, values));
+  }
+  if (!options.layer_formats.empty()) {
+    CacheFormat format = mixed_format("given", "fp16", "fp16");
+    format.name = "layer by layer, 4 sinks";
+    for (const std::string& line : split(read_file(options.layer_formats), '\n')) {
+      format.layer_codecs.push_back(parse_pair(line));
+    }
+    formats.push_back(format);
   }
   for (const std::string& name : options.rows) {
     std::vector<CacheFormat> more;

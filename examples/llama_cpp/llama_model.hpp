@@ -20,8 +20,9 @@ inline int num_hardware_threads() {
 
 class Model {
  public:
-  // Throws if the file cannot be read as a model.
-  explicit Model(const std::string& path) : model_(load(path), llama_model_free) {
+  // Throws if the file cannot be read as a model. vocab_only: no weights, for its tokens alone.
+  explicit Model(const std::string& path, bool vocab_only = false)
+      : model_(load(path, vocab_only), llama_model_free) {
     if (!model_) fail("llama.cpp cannot load the model '" + path + "'.");
   }
 
@@ -56,10 +57,11 @@ class Model {
   }
 
  private:
-  static llama_model* load(const std::string& path) {
+  static llama_model* load(const std::string& path, bool vocab_only) {
     llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = 0;
+    params.vocab_only = vocab_only;
     return llama_model_load_from_file(path.c_str(), params);
   }
 

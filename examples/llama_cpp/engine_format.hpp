@@ -1,0 +1,50 @@
+// Formats by name, for the programs that run the engine.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <exception>
+#include <string>
+
+#include "command_line.hpp"
+#include "polarquant/kv_cache_config.hpp"
+
+// "fp16", "fp32", "paper", or a number of bits per coordinate for full_depth.
+inline polarquant::PolarFormat format_of(const std::string& name, int head_dim) {
+  if (name == "fp16") return polarquant::PolarFormat::uncompressed(head_dim);
+  if (name == "fp32") {
+    polarquant::PolarFormat format = polarquant::PolarFormat::uncompressed(head_dim);
+    format.radius_type = polarquant::FloatType::kFloat32;
+    return format;
+  }
+  if (name == "paper") return polarquant::PolarFormat::paper(head_dim);
+  std::size_t used = 0;
+  double bits = 0.0;
+  try {
+    bits = std::stod(name, &used);
+  } catch (const std::exception&) {
+    used = 0;
+  }
+  if (used == 0 || used != name.size()) {
+    fail("the format '" + name + "' is none of fp16, fp32, paper, or bits such as 4.25.");
+  }
+  return polarquant::PolarFormat::full_depth(head_dim, bits);
+}
+
+// The library's defaults with these formats; exact tokens in fp16, as a cache of fp16 has them.
+inline polarquant::KVCacheConfig config_of(const std::string& keys, const std::string& values,
+                                           int head_dim) {
+  polarquant::KVCacheConfig config;
+  config.key_format = format_of(keys, head_dim);
+  config.value_format = format_of(values, head_dim);
+  config.exact_type = polarquant::FloatType::kFloat16;
+  if (config.key_format.is_uncompressed() && config.value_format.is_uncompressed()) {
+    config.num_sink_tokens = config.num_recent_tokens = 0;
+    config.centering = polarquant::Centering::kNone;
+  }
+  return config;
+}
+
+inline std::size_t most_likely(const float* logits, int vocab_size) {
+  return static_cast<std::size_t>(std::max_element(logits, logits + vocab_size) - logits);
+}

@@ -1,0 +1,161 @@
+// Answers a prompt with an engine whose only KV cache is a compressed one.
+//
+//   llama_generate --model m.gguf --prompt "Why is the sky blue?" --format 4.25
+//
+// Streams the text, and says what the cache took. --compare yes runs llama.cpp with its own
+// cache (fp16; fp32 for the format fp32) on the same tokens and says where the two would have gone
+// on differently.
+
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "command_line.hpp"
+#include "engine_format.hpp"
+#include "llama_engine.hpp"
+#include "llama_model.hpp"
+
+namespace {
+
+const char* const kUsage =
+    "usage: llama_generate --model FILE --prompt TEXT [--format fp16|fp32|paper|BITS] "
+    "[--key-format F] "
+    "[--value-format F] [--tokens 200] [--threads N] [--chat yes|no] [--stop yes|no] "
+    "[--compare yes|no]";
+
+struct Options {
+  std::string model, prompt;
+  std::string key_format = "4.25";
+  std::string value_format = "4.25";
+  int num_tokens = 200;
+  int num_threads = num_hardware_threads();
+  bool chat = true;
+  bool stop = true;  // at the model's end of text
+  bool compare = false;
+};
+
+bool parse_yes(const std::string& value) {
+  if (value != "yes" && value != "no") fail("'" + value + "' is neither yes nor no.");
+  return value == "yes";
+}
+
+Options parse_options(int argc, char** argv) {
+  Options options;
+  using Text = const std::string&;
+  parse_flags(argc, argv,
+              {{"--model", [&](Text value) { options.model = value; }},
+               {"--prompt", [&](Text value) { options.prompt = value; }},
+               {"--format", [&](Text value) { options.key_format = options.value_format = value; }},
+               {"--key-format", [&](Text value) { options.key_format = value; }},
+               {"--value-format", [&](Text value) { options.value_format = value; }},
+               {"--tokens", [&](Text value) { options.num_tokens = parse_number(value, 1); }},
+               {"--threads", [&](Text value) { options.num_threads = parse_number(value, 1); }},
+               {"--chat", [&](Text value) { options.chat = parse_yes(value); }},
+               {"--stop", [&](Text value) { options.stop = parse_yes(value); }},
+               {"--compare", [&](Text value) { options.compare = parse_yes(value); }}},
+              kUsage);
+  if (options.model.empty() || options.prompt.empty()) fail(kUsage);
+  return options;
+}
+
+// The prompt as the model's chat template puts it.
+std::string as_chat(const Model& model, const std::string& prompt) {
+  const llama_chat_message message = {"user", prompt.c_str()};
+  std::string text(prompt.size() + 4096, '\0');
+  const std::int32_t size =
+      llama_chat_apply_template(llama_model_chat_template(model.get(), nullptr), &message, 1, true,
+                                text.data(), static_cast<std::int32_t>(text.size()));
+  if (size < 0 || static_cast<std::size_t>(size) > text.size()) {
+    fail("the model's chat template cannot be applied; try --chat no.");
+  }
+  text.resize(static_cast<std::size_t>(size));
+  return text;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// llama.cpp, its cache in `cache_type`, plain attention: its most likely token behind the prompt
+// and behind each token of ours, given ours before it.
+void compare(const Model& model, const std::vector<llama_token>& prompt,
+             const std::vector<std::int32_t>& generated, const std::vector<float>& our_logits,
+             ggml_type cache_type, int num_threads) {
+  ContextOptions options;
+  options.type_k = options.type_v = cache_type;
+  options.num_tokens = static_cast<int>(prompt.size() + generated.size());
+  options.flash_attention = false;
+  options.num_threads = num_threads;
+  const Context context = make_context(model, options);
+  const float* logits = evaluate(context.get(), prompt, static_cast<int>(prompt.size()) - 1);
+  const std::size_t vocab_size = static_cast<std::size_t>(model.vocab_size());
+  double largest = 0.0;
+  for (std::size_t i = 0; i < vocab_size; ++i) {
+    largest = std::max(largest, std::abs(double{logits[i]} - our_logits[i]));
+  }
+  std::printf("behind the prompt the logits differ from llama.cpp's by at most %.2e\n", largest);
+  for (std::size_t i = 0; i < generated.size(); ++i) {
+    const std::size_t theirs = most_likely(logits, model.vocab_size());
+    const std::size_t ours = static_cast<std::size_t>(generated[i]);
+    if (theirs != ours) {
+      std::printf("token %zu differs from llama.cpp's, whose logits are %.2e apart there\n", i,
+                  double{logits[theirs]} - logits[ours]);
+      return;
+    }
+    llama_token token = generated[i];
+    if (llama_decode(context.get(), llama_batch_get_one(&token, 1)) != 0) {
+      fail("llama.cpp failed to evaluate a token.");
+    }
+    logits = llama_get_logits(context.get());
+  }
+  std::printf("all %zu tokens are llama.cpp's\n", generated.size());
+}
+
+void run(const Options& options) {
+  const Model model(options.model);
+  const std::vector<llama_token> prompt = model.tokenize(
+      options.chat ? as_chat(model, options.prompt) : options.prompt, true, options.chat);
+  LlamaEngine engine(options.model,
+                     config_of(options.key_format, options.value_format, model.head_dim()),
+                     options.num_threads);
+  engine.reserve(prompt.size() + static_cast<std::size_t>(options.num_tokens));
+
+  auto start = std::chrono::steady_clock::now();
+  const float* logits = engine.evaluate(prompt);
+  const double prompt_seconds = seconds_since(start);
+  const std::vector<float> prompt_logits(logits, logits + engine.vocab_size());
+
+  std::vector<std::int32_t> generated;
+  start = std::chrono::steady_clock::now();
+  while (generated.size() < static_cast<std::size_t>(options.num_tokens)) {
+    const std::int32_t token = static_cast<std::int32_t>(most_likely(logits, engine.vocab_size()));
+    if (options.stop && llama_vocab_is_eog(model.vocab(), token)) break;
+    generated.push_back(token);
+    std::printf("%s", model.text_of(token).c_str());
+    std::fflush(stdout);
+    logits = engine.evaluate({token});
+  }
+  const double seconds = seconds_since(start);
+
+  std::printf("\n\n%zu tokens of prompt: %.0f tokens/s; %zu generated: %.1f tokens/s\n",
+              prompt.size(), static_cast<double>(prompt.size()) / prompt_seconds, generated.size(),
+              static_cast<double>(generated.size()) / seconds);
+  std::printf("cache: %.2f MB allocated for %zu tokens, fp16 would hold %.2f MB; kernels: %s\n",
+              static_cast<double>(engine.cache_bytes()) / 1e6, engine.num_tokens(),
+              static_cast<double>(engine.float16_cache_bytes()) / 1e6,
+              engine.cache(0).kernel_name());
+  if (!options.compare) return;
+  const bool is_float = options.key_format == "fp32" && options.value_format == "fp32";
+  compare(model, prompt, generated, prompt_logits, is_float ? GGML_TYPE_F32 : GGML_TYPE_F16,
+          options.num_threads);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return run_program("llama_generate", [&] { run(parse_options(argc, argv)); });
+}
