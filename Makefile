@@ -15,13 +15,15 @@ ifneq ($(shell command -v ninja),)
 export CMAKE_GENERATOR ?= Ninja
 endif
 
-.PHONY: help test demo bench sample format check-format clean \
+.PHONY: help test demo bench llama results sample format check-format clean \
         install-for-test install-for-demo install-for-bench
 
 help:
 	@echo "make test                the tests, in a release build"
 	@echo "make demo [ARGS=...]     the demo on real keys and values; ARGS=\"--data FOLDER\" takes yours"
 	@echo "make bench [ARGS=...]    the benchmarks; ARGS=--quick for the table of goals alone"
+	@echo "make llama               llama.cpp, a small model and the programs of examples/llama_cpp/"
+	@echo "make results TEXT=FILE OTHER=FILE   docs/results.md again: TEXT judges, OTHER is a haystack"
 	@echo "make sample TEXT=FILE    the demo's sample again, from a text (examples/llama_cpp/)"
 	@echo "make format              clang-format on every source"
 	@echo "make check-format        fails when a source is not formatted"
@@ -51,6 +53,14 @@ bench: install-for-bench
 	cmake -S . -B build/bench -DPOLARQUANT_BUILD_TESTS=OFF -DPOLARQUANT_BUILD_EXAMPLES=OFF $(CMAKE_ARGS)
 	cmake --build build/bench -j $(JOBS) --target bench_polarquant
 	$(PYTHON) bench/report.py build/bench/bench/bench_polarquant $(ARGS)
+
+llama:
+	examples/llama_cpp/setup.sh
+
+results: llama
+	@test -n "$(TEXT)" -a -n "$(OTHER)" || { echo "make results needs TEXT=FILE OTHER=FILE" >&2; exit 2; }
+	examples/llama_cpp/measure.sh "$(TEXT)" "$(OTHER)"
+	$(PYTHON) examples/llama_cpp/report.py out/llama docs/results.md
 
 sample:
 	@test -n "$(TEXT)" || { echo "make sample needs TEXT=FILE" >&2; exit 2; }

@@ -2,7 +2,7 @@
 # Installs what is missing to build and run the parts named (Debian, Ubuntu); quick and offline
 # when nothing is. POLARQUANT_SKIP_INSTALL=1 skips it, for what lies in folders of your own.
 #
-# usage: install_dependencies.sh [test] [demo] [bench] [ci] [cross]
+# usage: install_dependencies.sh [test] [demo] [bench] [llama] [ci] [cross]
 set -euo pipefail
 
 if [[ "${POLARQUANT_SKIP_INSTALL:-0}" == 1 ]]; then exit 0; fi
@@ -50,6 +50,12 @@ for part in "$@"; do
       need_python_module numpy python3-numpy
       need_python_module matplotlib python3-matplotlib
       ;;
+    llama)
+      need_command python3 python3
+      if ! python3 -m pip --version > /dev/null 2>&1; then missing+=(python3-pip); fi
+      need_python_module numpy python3-numpy
+      need_python_module matplotlib python3-matplotlib
+      ;;
     ci)
       need_command g++ g++
       need_command clang++ clang
@@ -66,7 +72,7 @@ for part in "$@"; do
       if [[ ! -e /usr/src/googletest ]]; then missing+=(libgtest-dev); fi
       ;;
     *)
-      echo "install_dependencies.sh: no part is called '$part' (test, demo, bench, ci, cross)" >&2
+      echo "install_dependencies.sh: no part is called '$part' (test, demo, bench, llama, ci, cross)" >&2
       exit 2
       ;;
   esac

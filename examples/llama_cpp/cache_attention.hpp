@@ -5,23 +5,45 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "ggml.h"
 #include "polarquant/polarquant.hpp"
 
+// Working memory of each thread, which all layers use in turn; aligned as the calls on Rows want
+// it.
+class ThreadScratch {
+ public:
+  ThreadScratch(int num_threads, std::size_t num_bytes) {
+    for (int i = 0; i < num_threads; ++i) {
+      pieces_.emplace_back(static_cast<std::byte*>(::operator new(num_bytes, kAlignment)));
+    }
+  }
+
+  int num_threads() const { return static_cast<int>(pieces_.size()); }
+  std::byte* of(int thread) const { return pieces_[static_cast<std::size_t>(thread)].get(); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(std::byte* memory) const { ::operator delete(memory, kAlignment); }
+  };
+  std::vector<std::unique_ptr<std::byte, Delete>> pieces_;
+};
+
 // One layer's cache, and what its operations in the graph share. The operations run on ggml's own
 // threads; nothing is allocated in them.
 class CacheAttention {
  public:
+  // scratch: of cache.scratch_bytes() at least, which is the same for all caches of a codec.
   CacheAttention(const polarquant::KVCacheConfig& config,
-                 std::shared_ptr<const polarquant::KVCodec<float>> codec, int num_threads)
-      : cache_(config, std::move(codec)) {
-    for (int i = 0; i < num_threads; ++i) {
-      scratch_.emplace_back(cache_.scratch_bytes());
-      parts_.emplace_back(1, config);
-    }
-  }
+                 std::shared_ptr<const polarquant::KVCodec<float>> codec,
+                 std::shared_ptr<const ThreadScratch> scratch)
+      : cache_(config, std::move(codec)),
+        scratch_(std::move(scratch)),
+        parts_(static_cast<std::size_t>(scratch_->num_threads()), {1, config}) {}
 
   polarquant::KVCache<float>& cache() { return cache_; }
   const polarquant::KVCache<float>& cache() const { return cache_; }
@@ -37,7 +59,7 @@ class CacheAttention {
   // num_tokens]. Returns [num_query_heads * head_dim, num_tokens].
   ggml_tensor* add_to_graph(ggml_context* graph, ggml_tensor* queries, ggml_tensor* keys,
                             ggml_tensor* values) {
-    const int num_threads = static_cast<int>(scratch_.size());
+    const int num_threads = scratch_->num_threads();
     ggml_tensor* appended[] = {keys, values};
     ggml_tensor* const append =
         ggml_custom_4d(graph, GGML_TYPE_F32, 1, 1, 1, 1, appended, 2, run_append, 1, this);
@@ -64,8 +86,8 @@ class CacheAttention {
   static void run_append(ggml_tensor* node, int thread, int, void* self) {
     if (thread != 0) return;
     CacheAttention& layer = *static_cast<CacheAttention*>(self);
-    layer.append_result_ = layer.cache_.append(rows_of(*node->src[0]), rows_of(*node->src[1]),
-                                               layer.scratch_[0].data());
+    layer.append_result_ =
+        layer.cache_.append(rows_of(*node->src[0]), rows_of(*node->src[1]), layer.scratch_->of(0));
     layer.next_block_ = 0;
   }
 
@@ -83,7 +105,7 @@ class CacheAttention {
       options.first_position = static_cast<std::ptrdiff_t>(num_earlier + first);
       layer.cache_.attend({queries.row(first), count, queries.stride},
                           {static_cast<float*>(node->data) + first * width, count, width},
-                          layer.scratch_[static_cast<std::size_t>(thread)].data(), {}, options);
+                          layer.scratch_->of(thread), {}, options);
     }
   }
 
@@ -98,7 +120,7 @@ class CacheAttention {
       return num_tiles * i / static_cast<std::size_t>(num_threads) * polarquant::kTileTokens;
     };
     layer.cache_.attend_partial(rows_of(*node->src[0]), layer.parts_[index].rows(),
-                                layer.scratch_[index].data(),
+                                layer.scratch_->of(thread),
                                 {begin_of(index), begin_of(index + 1) - begin_of(index)});
   }
 
@@ -115,7 +137,7 @@ class CacheAttention {
 
   polarquant::KVCache<float> cache_;
   polarquant::AppendResult append_result_;
-  std::vector<polarquant::detail::ScratchBuffer> scratch_;  // of each thread
+  std::shared_ptr<const ThreadScratch> scratch_;
   std::vector<polarquant::PartialAttention<float>> parts_;  // of each thread, for one query
   std::atomic<std::size_t> next_block_{0};
 };

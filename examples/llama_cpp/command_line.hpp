@@ -25,6 +25,11 @@ inline int parse_number(const std::string& text, int minimum) {
   return number;
 }
 
+inline bool parse_yes(const std::string& text) {
+  if (text != "yes" && text != "no") fail("'" + text + "' is neither yes nor no.");
+  return text == "yes";
+}
+
 inline std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> items;
   std::istringstream list(text);

@@ -32,6 +32,7 @@ inline polarquant::PolarFormat format_of(const std::string& name, int head_dim) 
 }
 
 // The library's defaults with these formats; exact tokens in fp16, as a cache of fp16 has them.
+// With neither side compressed all tokens are exact, which is the fastest way to read them.
 inline polarquant::KVCacheConfig config_of(const std::string& keys, const std::string& values,
                                            int head_dim) {
   polarquant::KVCacheConfig config;
@@ -39,7 +40,9 @@ inline polarquant::KVCacheConfig config_of(const std::string& keys, const std::s
   config.value_format = format_of(values, head_dim);
   config.exact_type = polarquant::FloatType::kFloat16;
   if (config.key_format.is_uncompressed() && config.value_format.is_uncompressed()) {
-    config.num_sink_tokens = config.num_recent_tokens = 0;
+    config.exact_type = config.key_format.radius_type;
+    config.num_sink_tokens = 0;
+    config.num_recent_tokens = polarquant::KVCacheConfig::kAllTokens;
     config.centering = polarquant::Centering::kNone;
   }
   return config;

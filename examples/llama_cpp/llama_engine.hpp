@@ -36,8 +36,10 @@ class LlamaEngine {
       }
     }
     const auto codec = std::make_shared<const polarquant::KVCodec<float>>(config);
+    const auto scratch = std::make_shared<const ThreadScratch>(
+        num_threads, polarquant::KVCache<float>(config, codec).scratch_bytes());
     for (int layer = 0; layer < weights_.num_layers; ++layer) {
-      layers_.push_back(std::make_unique<CacheAttention>(config, codec, num_threads));
+      layers_.push_back(std::make_unique<CacheAttention>(config, codec, scratch));
     }
     ggml_threadpool_params params = ggml_threadpool_params_default(num_threads);
     threads_.reset(ggml_threadpool_new(&params));

@@ -6,6 +6,7 @@
 // cache (fp16; fp32 for the format fp32) on the same tokens and says where the two would have gone
 // on differently.
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -37,11 +38,6 @@ struct Options {
   bool stop = true;  // at the model's end of text
   bool compare = false;
 };
-
-bool parse_yes(const std::string& value) {
-  if (value != "yes" && value != "no") fail("'" + value + "' is neither yes nor no.");
-  return value == "yes";
-}
 
 Options parse_options(int argc, char** argv) {
   Options options;
@@ -80,6 +76,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+double largest_difference(const float* a, const float* b, std::size_t size) {
+  double largest = 0.0;
+  for (std::size_t i = 0; i < size; ++i) largest = std::max(largest, std::abs(double{a[i]} - b[i]));
+  return largest;
+}
+
 // llama.cpp, its cache in `cache_type`, plain attention: its most likely token behind the prompt
 // and behind each token of ours, given ours before it.
 void compare(const Model& model, const std::vector<llama_token>& prompt,
@@ -91,19 +93,23 @@ void compare(const Model& model, const std::vector<llama_token>& prompt,
   options.flash_attention = false;
   options.num_threads = num_threads;
   const Context context = make_context(model, options);
-  const float* logits = evaluate(context.get(), prompt, static_cast<int>(prompt.size()) - 1);
+  const int last = static_cast<int>(prompt.size()) - 1;
   const std::size_t vocab_size = static_cast<std::size_t>(model.vocab_size());
-  double largest = 0.0;
-  for (std::size_t i = 0; i < vocab_size; ++i) {
-    largest = std::max(largest, std::abs(double{logits[i]} - our_logits[i]));
-  }
-  std::printf("behind the prompt the logits differ from llama.cpp's by at most %.2e\n", largest);
+  const float* logits = evaluate(context.get(), prompt, last);
+  const double ours = largest_difference(logits, our_logits.data(), vocab_size);
+  options.flash_attention = true;
+  const Context other = make_context(model, options);
+  const double theirs = largest_difference(logits, evaluate(other.get(), prompt, last), vocab_size);
+  std::printf(
+      "behind the prompt the logits differ from llama.cpp's by at most %.2e; its own flash\n"
+      "attention changes them by %.2e\n",
+      ours, theirs);
   for (std::size_t i = 0; i < generated.size(); ++i) {
-    const std::size_t theirs = most_likely(logits, model.vocab_size());
-    const std::size_t ours = static_cast<std::size_t>(generated[i]);
-    if (theirs != ours) {
+    const std::size_t their_token = most_likely(logits, model.vocab_size());
+    const std::size_t our_token = static_cast<std::size_t>(generated[i]);
+    if (their_token != our_token) {
       std::printf("token %zu differs from llama.cpp's, whose logits are %.2e apart there\n", i,
-                  double{logits[theirs]} - logits[ours]);
+                  double{logits[their_token]} - logits[our_token]);
       return;
     }
     llama_token token = generated[i];

@@ -26,27 +26,31 @@ namespace {
 
 const char* const kUsage =
     "usage: llama_speed --model FILE --text FILE --engine polarquant --format fp16|paper|BITS, or "
-    "--engine llama.cpp --format f16|q8_0|q4_0 [--context 512] [--tokens 64] [--threads N]";
+    "--engine llama.cpp --format f16|q8_0|q4_0 [--flash-attention yes|no] [--context 512] "
+    "[--tokens 64] [--threads N]";
 
 struct Options {
   std::string model, text, engine, format;
   int context = 512;
   int num_tokens = 64;
   int num_threads = num_hardware_threads();
+  bool flash_attention = true;  // of llama.cpp; its quantized caches need it
 };
 
 Options parse_options(int argc, char** argv) {
   Options options;
   using Text = const std::string&;
-  parse_flags(argc, argv,
-              {{"--model", [&](Text value) { options.model = value; }},
-               {"--text", [&](Text value) { options.text = value; }},
-               {"--engine", [&](Text value) { options.engine = value; }},
-               {"--format", [&](Text value) { options.format = value; }},
-               {"--context", [&](Text value) { options.context = parse_number(value, 1); }},
-               {"--tokens", [&](Text value) { options.num_tokens = parse_number(value, 1); }},
-               {"--threads", [&](Text value) { options.num_threads = parse_number(value, 1); }}},
-              kUsage);
+  parse_flags(
+      argc, argv,
+      {{"--model", [&](Text value) { options.model = value; }},
+       {"--text", [&](Text value) { options.text = value; }},
+       {"--engine", [&](Text value) { options.engine = value; }},
+       {"--format", [&](Text value) { options.format = value; }},
+       {"--flash-attention", [&](Text value) { options.flash_attention = parse_yes(value); }},
+       {"--context", [&](Text value) { options.context = parse_number(value, 1); }},
+       {"--tokens", [&](Text value) { options.num_tokens = parse_number(value, 1); }},
+       {"--threads", [&](Text value) { options.num_threads = parse_number(value, 1); }}},
+      kUsage);
   if (options.model.empty() || options.text.empty() || options.format.empty()) fail(kUsage);
   if (options.engine != "polarquant" && options.engine != "llama.cpp") fail(kUsage);
   return options;
@@ -105,6 +109,7 @@ void run_llama_cpp(const Options& options, const Tokens& prompt, JsonObject& jso
   ContextOptions context_options;
   context_options.num_tokens = options.context + options.num_tokens;
   context_options.num_threads = options.num_threads;
+  context_options.flash_attention = options.flash_attention;
   const std::vector<std::pair<std::string, ggml_type>> types = {
       {"f16", GGML_TYPE_F16}, {"q8_0", GGML_TYPE_Q8_0}, {"q4_0", GGML_TYPE_Q4_0}};
   const auto type = std::find_if(types.begin(), types.end(),
@@ -143,7 +148,9 @@ void run(const Options& options) {
   }
   prompt.resize(static_cast<std::size_t>(options.context));
   JsonObject json;
-  json.add("engine", options.engine).add("format", options.format);
+  const bool is_plain = options.engine == "llama.cpp" && !options.flash_attention;
+  json.add("engine", options.engine);
+  json.add("format", options.format + (is_plain ? ", plain attention" : ""));
   json.add("context", options.context).add("threads", options.num_threads);
   (options.engine == "polarquant" ? run_polarquant : run_llama_cpp)(options, prompt, json);
   std::printf("%s\n", json.text().c_str());

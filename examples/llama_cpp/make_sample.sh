@@ -17,7 +17,7 @@ if [ ! -f "$text" ] || [ ! -r "$text" ]; then
   echo "make_sample.sh: '$text' is not a readable text file; usage: make sample TEXT=FILE" >&2
   exit 1
 fi
-"$here/setup.sh" "$folder"
-nice cmake --build "$folder/capture" --target capture_kv -j "${JOBS:-$(nproc)}" >/dev/null
-"$folder/capture/capture_kv" --model "$folder/smollm2-135m-f32.gguf" --text "$text" --out "$out" \
+# Not tuned to this machine, so that others repeat its rounding.
+LLAMA_NATIVE=OFF "$here/setup.sh" "$folder"
+"$folder/programs/capture_kv" --model "$folder/smollm2-135m-f32.gguf" --text "$text" --out "$out" \
   --layers 0,15,29 --tokens 1000 --queries 190

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Fetches a small model and llama.cpp at pinned versions and builds llama.cpp's library.
+# Fetches a small model and llama.cpp at pinned versions and builds llama.cpp and the programs here.
 #
 #   examples/llama_cpp/setup.sh [FOLDER]      FOLDER: build/llama of the project by default
 #
 # Afterwards FOLDER holds smollm2-135m.gguf, smollm2-135m-f32.gguf (its weights as floats, 540 MB),
-# llama.cpp/ (source) and capture/ (the CMake build). Steps that are done are skipped. JOBS sets the
-# number of parallel compilations.
+# llama.cpp/ (source) and programs/ (the CMake build). Steps that are done are skipped. JOBS sets the
+# number of parallel compilations, LLAMA_NATIVE=OFF does not tune llama.cpp to this machine.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -29,21 +29,6 @@ git_hash() {
   { printf 'blob %s\0' "$(wc -c <"$1" | tr -d ' ')" && cat "$1"; } | sha1sum | cut -d ' ' -f 1
 }
 
-install_tools() {
-  local missing=()
-  command -v python3 >/dev/null || missing+=(python3)
-  python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
-  command -v cmake >/dev/null || missing+=(cmake)
-  command -v make >/dev/null || missing+=(make)
-  command -v g++ >/dev/null || missing+=(g++)
-  [ ${#missing[@]} -eq 0 ] && return
-  command -v apt-get >/dev/null || fail "please install ${missing[*]} and run again."
-  local as_root=()
-  [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-  ${as_root[@]+"${as_root[@]}"} apt-get update -qq
-  ${as_root[@]+"${as_root[@]}"} apt-get install -y -qq "${missing[@]}"
-}
-
 fetch_model() {
   if [ ! -f "$model" ]; then
     echo "setup.sh: downloading the model (93 MB)"
@@ -56,8 +41,8 @@ fetch_model() {
 }
 
 fetch_llama() {
-  [ -d "$folder/llama.cpp" ] && return
-  echo "setup.sh: downloading the source of llama.cpp (51 MB)"
+  if [ "$(cat "$folder/llama.cpp/.version" 2>/dev/null)" = "$llama_version" ]; then return; fi
+  echo "setup.sh: downloading the source of llama.cpp (77 MB)"
   # --no-binary: the sdist, not a wheel. pip reads its metadata and compiles nothing.
   python3 -m pip download -q --no-deps --no-binary llama-cpp-python -d "$scratch" \
     "llama-cpp-python==$llama_version"
@@ -66,28 +51,31 @@ fetch_llama() {
     fail "the source of llama.cpp is not the pinned one."
   tar -xzf "$sdist" -C "$scratch" --strip-components=2 \
     "llama_cpp_python-$llama_version/vendor/llama.cpp"
+  echo "$llama_version" >"$scratch/llama.cpp/.version"
+  rm -rf "$folder/llama.cpp"
   mv "$scratch/llama.cpp" "$folder/llama.cpp"  # a broken run leaves nothing half done
 }
 
-build_llama() {
-  cmake -S "$here" -B "$folder/capture" -DLLAMA_DIR="$folder/llama.cpp" \
+build_programs() {
+  cmake -S "$here" -B "$folder/programs" -DLLAMA_DIR="$folder/llama.cpp" \
+    -DLLAMA_NATIVE="${LLAMA_NATIVE:-ON}" \
     >"$folder/configure.log" 2>&1 || fail "CMake failed; see $folder/configure.log."
-  echo "setup.sh: building llama.cpp (some minutes the first time)"
-  nice cmake --build "$folder/capture" --target float_copy -j "${JOBS:-$(nproc)}" \
+  echo "setup.sh: building llama.cpp and the programs (some minutes the first time)"
+  nice cmake --build "$folder/programs" -j "${JOBS:-$(nproc)}" \
     >"$folder/build.log" 2>&1 || fail "the build failed; see $folder/build.log."
 }
 
 expand_model() {
   [ -f "$float_model" ] && return
-  "$folder/capture/float_copy" "$model" "$scratch/float.gguf"
+  "$folder/programs/float_copy" "$model" "$scratch/float.gguf"
   mv "$scratch/float.gguf" "$float_model"
 }
 
-install_tools
+"$here/../../scripts/install_dependencies.sh" llama
 scratch="$(mktemp -d "$folder/scratch.XXXXXX")"
 trap 'rm -rf "$scratch"' EXIT
 fetch_model
 fetch_llama
-build_llama
+build_programs
 expand_model
-echo "setup.sh: ready in $folder"
+echo "setup.sh: ready in $folder/programs"
