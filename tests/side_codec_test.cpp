@@ -83,6 +83,18 @@ TEST(SideCodecTest, ScalarRowsHaveTheErrorOfTheirCodebook) {
               0.04 * expected);
 }
 
+TEST(SideCodecTest, UnbiasedScalarRowsHaveTheRightInnerProducts) {
+  const RowMatrix<float> rows = gaussian_matrix<float>(2000, 128, 9);
+  const auto mean_projection = [&rows](const char* codec) {
+    const RowMatrix<float> decoded = round_trip(format_of(codec), rows);
+    return (rows.cast<double>().cwiseProduct(decoded.cast<double>())).sum() /
+           rows.cast<double>().squaredNorm();
+  };
+  const double distortion = polarquant_baselines::ScalarCodebook(64, 3).distortion;
+  EXPECT_NEAR(mean_projection("unbiased_scalar 3"), 1.0, 0.001);
+  EXPECT_NEAR(mean_projection("scalar 3"), 1.0 - distortion, 0.001);
+}
+
 TEST(SideCodecTest, TokensDependOnNoLaterOnes) {
   const RowMatrix<float> rows = shifted_rows(400, 4);
   RowMatrix<float> other = rows;

@@ -80,8 +80,9 @@ inline std::vector<CacheFormat> llama_cpp_formats() {
 inline std::vector<CacheFormat> main_formats() {
   std::vector<CacheFormat> formats = llama_cpp_formats();
   const std::vector<std::string> codecs = {
-      "full_depth 2.625", "full_depth 3.25",  "full_depth 3.625", "paper",    "full_depth 4.25",
-      "full_depth 4.5",   "full_depth 4.625", "scalar 3",         "scalar 4", "q4_0"};
+      "full_depth 2.625", "full_depth 3.25",   "full_depth 3.625",  "paper",
+      "full_depth 4.25",  "full_depth 4.5",    "full_depth 4.625",  "scalar 3",
+      "scalar 4",         "unbiased_scalar 3", "unbiased_scalar 4", "q4_0"};
   for (const std::string& codec : codecs) {
     formats.push_back(both_sides("centred", codec, centered(codec)));
   }

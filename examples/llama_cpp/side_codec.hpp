@@ -25,8 +25,10 @@ enum class MeanOf { kNothing, kFirstTokens, kOtherText };
 
 // One side (keys or values) of a row of the comparison.
 struct SideFormat {
-  // "fp16" (left alone), "paper", "full_depth BITS", "scalar BITS" (Lloyd-Max and a norm), "q8_0",
-  // "q4_0" (both behind llama.cpp's Hadamard transform), "zero" (everything becomes 0).
+  // "fp16" (left alone), "paper", "full_depth BITS", "scalar BITS" (Lloyd-Max and a norm),
+  // "unbiased_scalar BITS" (the same, stretched so that inner products are right on average, as
+  // those of polar codes are), "q8_0", "q4_0" (both behind llama.cpp's Hadamard transform), "zero"
+  // (everything becomes 0).
   std::string codec = "fp16";
   polarquant::RotationKind rotation = polarquant::RotationKind::kHaar;
   MeanOf mean = MeanOf::kNothing;
@@ -89,7 +91,11 @@ class SideCodec {
       config_.centering = polarquant::Centering::kNone;
       polar_ = std::make_shared<const polarquant::KVCodec<float>>(config_);
       bits_ = polar.bits_per_coordinate();
-    } else if (name == "scalar") {
+    } else if (name == "scalar" || name == "unbiased_scalar") {
+      // Centroids are means, so E <x, x'> / ||x||^2 = 1 - distortion.
+      const polarquant_baselines::ScalarCodebook codebook(shape_.head_dim, static_cast<int>(bits));
+      if (name == "unbiased_scalar")
+        stretch_ = static_cast<float>(1.0 / (1.0 - codebook.distortion));
       vectors_ = std::make_unique<polarquant_baselines::ScalarCodec>(
           std::make_shared<const polarquant::Rotation>(format_.rotation, shape_.head_dim,
                                                        format_.seed),
@@ -243,7 +249,7 @@ class SideCodec {
         vectors_->encode(vector.data(), code.data());
         vectors_->decode(code.data(), vector.data());
         for (std::size_t i = 0; i < width; ++i) {
-          row[i] = vector[i] + (mean == nullptr ? 0.0f : mean[i]);
+          row[i] = stretch_ * vector[i] + (mean == nullptr ? 0.0f : mean[i]);
         }
       }
     }
@@ -256,6 +262,7 @@ class SideCodec {
   double bits_ = 0.0;
   polarquant::KVCacheConfig config_;                            // of polar formats
   std::shared_ptr<const polarquant::KVCodec<float>> polar_;     // null: not one
+  float stretch_ = 1.0f;                                        // of what vectors_ decodes
   std::unique_ptr<polarquant_baselines::VectorCodec> vectors_;  // null: not one
   std::map<int, Layer> layers_;
 };
