@@ -94,8 +94,17 @@ class LlamaWeights {
     rope_base = static_cast<float>(number("rope.freq_base", rope_base));
     norm_epsilon = static_cast<float>(number("attention.layer_norm_rms_epsilon"));
     if (number("expert_count", 0.0) != 0.0) fail("models with experts are not computed here.");
-    if (gguf_find_key(file_.get(), "llama.rope.scaling.type") >= 0) {
+    const std::int64_t scaling = gguf_find_key(file_.get(), "llama.rope.scaling.type");
+    const bool is_scaled =
+        scaling >= 0 && std::string(gguf_get_val_str(file_.get(), scaling)) != "none";
+    if (is_scaled || gguf_find_key(file_.get(), "llama.rope.scale_linear") >= 0) {
       fail("models with scaled RoPE are not computed here.");
+    }
+    if (gguf_find_key(file_.get(), "llama.attention.scale") >= 0) {
+      fail("models with an attention scale of their own are not computed here.");
+    }
+    if (number("attention.value_length", head_dim) != head_dim) {
+      fail("models whose values are not as wide as their keys are not computed here.");
     }
   }
 
@@ -107,7 +116,8 @@ class LlamaWeights {
     rope_factors = ggml_get_tensor(tensors_.get(), "rope_freqs.weight");
     for (int layer = 0; layer < num_layers; ++layer) {
       const std::string block = "blk." + std::to_string(layer) + ".";
-      for (const char* const part : {"attn_q", "attn_k", "attn_v", "attn_output"}) {
+      for (const char* const part :
+           {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}) {
         if (ggml_get_tensor(tensors_.get(), (block + part + ".bias").c_str()) != nullptr) {
           fail("models with '" + block + part + ".bias' are not computed here.");
         }

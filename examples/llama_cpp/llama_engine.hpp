@@ -70,6 +70,11 @@ class LlamaEngine {
     for (const auto& layer : layers_) layer->cache().reserve(num_tokens);
   }
 
+  // Forgets all tokens.
+  void clear() {
+    for (const auto& layer : layers_) layer->cache().clear();
+  }
+
   // Evaluates tokens behind those in the caches. Returns the logits behind the last one,
   // [vocab_size], valid until the next call. Throws if a key or value is not finite.
   const float* evaluate(const std::vector<std::int32_t>& tokens) {
