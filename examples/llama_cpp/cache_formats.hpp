@@ -79,13 +79,13 @@ inline std::vector<CacheFormat> llama_cpp_formats() {
 // window's first tokens; and once more with 4 exact sinks.
 inline std::vector<CacheFormat> main_formats() {
   std::vector<CacheFormat> formats = llama_cpp_formats();
-  const std::vector<std::string> codecs = {
-      "full_depth 2.625", "full_depth 3.25",   "full_depth 3.625",  "paper",
-      "full_depth 4.25",  "full_depth 4.5",    "full_depth 4.625",  "scalar 3",
-      "scalar 4",         "unbiased_scalar 3", "unbiased_scalar 4", "q4_0"};
+  std::vector<std::string> codecs = {
+      "full_depth 2.625", "full_depth 3.25",  "full_depth 3.625", "paper",    "full_depth 4.25",
+      "full_depth 4.5",   "full_depth 4.625", "scalar 3",         "scalar 4", "q4_0"};
   for (const std::string& codec : codecs) {
     formats.push_back(both_sides("centred", codec, centered(codec)));
   }
+  codecs.insert(codecs.end(), {"unbiased_scalar 3", "unbiased_scalar 4"});
   for (const std::string& codec : codecs) {
     formats.push_back(both_sides("defaults", codec + ", 4 sinks", with_defaults(codec)));
   }
