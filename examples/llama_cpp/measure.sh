@@ -61,7 +61,7 @@ for bits in 3.25 4.25; do
 done
 eval_rows settings settings 10 --other-text "$other"
 eval_rows seeds seeds 10
-eval_rows long few 8 --window 2048
+eval_rows long few 4 --window 2048
 eval_rows heads heads 1 --text "$other"
 needle() {  # NAME CONTEXTS DEPTHS
   if [[ -e "$out/$1.json" ]]; then return; fi
