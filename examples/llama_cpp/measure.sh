@@ -74,5 +74,5 @@ if [[ "$quick" == 1 ]]; then
   needle needle_long 512 50
 else
   needle needle 512,1000,2000,4000 0,25,50,75,100
-  needle needle_long 8000 0,60
+  needle needle_long 8000 0,50
 fi

@@ -171,15 +171,16 @@ def plot_quality(measured, path):
         if row["group"] != "llama.cpp":
             continue
         axes.plot(row["key_bits"], row["mean_divergence"], "D", color=COLORS["llama.cpp"])
-        axes.annotate(row["name"], (row["key_bits"], row["mean_divergence"]), xytext=(8, 4),
-                      textcoords="offset points", fontsize=9, color=COLORS["llama.cpp"],
-                      ha="right" if row["key_bits"] > 8 else "left")
+        is_right = row["key_bits"] > 8
+        axes.annotate(row["name"], (row["key_bits"], row["mean_divergence"]),
+                      xytext=(-10 if is_right else 8, -3), textcoords="offset points", fontsize=9,
+                      color=COLORS["llama.cpp"], ha="right" if is_right else "left")
     axes.set_yscale("log")
     axes.set_xlabel("stored bits per coordinate, keys and values alike")
     axes.set_ylabel("KL divergence to the fp16 cache, nats per token")
     axes.set_title("SmolLM2-135M, WikiText-2, windows of 512 tokens")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, loc="lower left")
     save(figure, path)
 
 
@@ -224,13 +225,14 @@ def plot_needle(cells, path):
 
 
 def plot_speed(rows, path):
-    figure, axes = plt.subplots(figsize=(8, 4.5))
+    figure, axes = plt.subplots(figsize=(9, 4.5))
     labels = {"polarquant": "our engine", "llama.cpp": "llama.cpp"}
     for engine, style in (("polarquant", "o-"), ("llama.cpp", "D--")):
         for name in dict.fromkeys(row["format"] for row in rows if row["engine"] == engine):
             own = [row for row in rows if row["engine"] == engine and row["format"] == name]
             axes.plot([row["context"] for row in own], [row["tokens_per_second"] for row in own],
-                      style, label=f"{labels[engine]}, {name}")
+                      style, label=f"{labels[engine]}, {name}" +
+                      (" bits" if name.replace(".", "").isdigit() else ""))
     contexts = sorted({row["context"] for row in rows})
     axes.set_xscale("log")
     axes.set_xticks(contexts, [f"{c:,.0f}" for c in contexts])
@@ -240,7 +242,7 @@ def plot_speed(rows, path):
     axes.set_ylabel("tokens per second, decoding")
     axes.set_title("SmolLM2-135M (Q4_1 weights), two threads")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
+    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     save(figure, path)
 
 
