@@ -86,11 +86,4 @@ TEST(DivergenceTest, SummaryIsOfAllTokens) {
   EXPECT_EQ(summarize({}).num_tokens, 0u);
 }
 
-TEST(DivergenceTest, PairedDifferenceHasTheErrorOfItsMean) {
-  // Differences 1, 2, 3: mean 2, variance 1, error 1 / sqrt(3).
-  const PairedDifference difference = paired_difference({2.0, 4.0, 6.0}, {1.0, 2.0, 3.0});
-  EXPECT_DOUBLE_EQ(difference.mean, 2.0);
-  EXPECT_DOUBLE_EQ(difference.standard_error, 1.0 / std::sqrt(3.0));
-}
-
 }  // namespace

@@ -48,7 +48,7 @@ inline CacheFormat both_sides(const std::string& group, const std::string& name,
 // an interception cannot have.
 inline SideFormat with_defaults(const std::string& codec) {
   SideFormat side = centered(codec);
-  side.num_sinks = 4;
+  side.num_sinks = polarquant::KVCacheConfig().num_sink_tokens;  // 4, as the rows' names say
   return side;
 }
 
@@ -71,14 +71,14 @@ inline CacheFormat own_cache(const std::string& name, const std::string& type) {
 // The caches that llama.cpp's users have.
 inline std::vector<CacheFormat> llama_cpp_formats() {
   return {own_cache("llama.cpp q8_0 + Hadamard", "q8_0"),
-          own_cache("llama.cpp q4_0 + Hadamard", "q4_0"),
-          own_cache("llama.cpp q4_0, no rotation", "q4_0 plain")};
+          own_cache("llama.cpp q4_0 + Hadamard", "q4_0")};
 }
 
 // Everything at the same settings: Haar rotation, keys and values centred by the mean of the
 // window's first tokens; and once more with 4 exact sinks.
 inline std::vector<CacheFormat> main_formats() {
   std::vector<CacheFormat> formats = llama_cpp_formats();
+  formats.push_back(own_cache("llama.cpp q4_0, no rotation", "q4_0 plain"));
   std::vector<std::string> codecs = {
       "full_depth 2.625", "full_depth 3.25",  "full_depth 3.625", "paper",    "full_depth 4.25",
       "full_depth 4.5",   "full_depth 4.625", "scalar 3",         "scalar 4", "q4_0"};
@@ -106,6 +106,8 @@ inline std::vector<CacheFormat> setting_formats() {
     plain.codec = codec;
     const SideFormat center = centered(codec);
     add("not centred", plain, plain);
+    add("centred", center, center);
+    add("centred, 4 sinks", with_defaults(codec), with_defaults(codec));
     add("only keys centred", center, plain);
     SideFormat side = center;
     side.mean = MeanOf::kOtherText;
@@ -144,8 +146,7 @@ inline std::vector<CacheFormat> setting_formats() {
 
 // The chosen few, for long windows.
 inline std::vector<CacheFormat> few_formats() {
-  std::vector<CacheFormat> formats = {own_cache("llama.cpp q8_0 + Hadamard", "q8_0"),
-                                      own_cache("llama.cpp q4_0 + Hadamard", "q4_0")};
+  std::vector<CacheFormat> formats = llama_cpp_formats();
   for (const std::string codec :
        {"full_depth 3.25", "paper", "full_depth 4.25", "full_depth 4.5"}) {
     formats.push_back(both_sides("centred", codec, centered(codec)));

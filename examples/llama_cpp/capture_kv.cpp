@@ -51,14 +51,13 @@ struct Options {
 
 Options parse_options(int argc, char** argv) {
   Options options;
-  using Text = const std::string&;
   parse_flags(argc, argv,
-              {{"--model", [&](Text value) { options.model = value; }},
-               {"--text", [&](Text value) { options.text = value; }},
-               {"--out", [&](Text value) { options.out = value; }},
-               {"--layers", [&](Text value) { options.layers = parse_numbers(value, 0); }},
-               {"--tokens", [&](Text value) { options.num_tokens = parse_number(value, 1); }},
-               {"--queries", [&](Text value) { options.num_queries = parse_number(value, 1); }}},
+              {{"--model", into(options.model)},
+               {"--text", into(options.text)},
+               {"--out", into(options.out)},
+               {"--layers", into(options.layers, 0)},
+               {"--tokens", into(options.num_tokens, 1)},
+               {"--queries", into(options.num_queries, 1)}},
               kUsage);
   if (options.model.empty() || options.text.empty() || options.out.empty()) fail(kUsage);
   if (options.num_queries > options.num_tokens) fail("--queries cannot exceed --tokens.");

@@ -45,8 +45,25 @@ inline std::vector<int> parse_numbers(const std::string& text, int minimum) {
   return numbers;
 }
 
-// What to do with the value of each flag.
-using Flags = std::map<std::string, std::function<void(const std::string&)>>;
+// What to do with the value of a flag: into(...) sets a variable of the type it names.
+using Flag = std::function<void(const std::string&)>;
+using Flags = std::map<std::string, Flag>;
+
+inline Flag into(std::string& target) {
+  return [&target](const std::string& value) { target = value; };
+}
+inline Flag into(bool& target) {
+  return [&target](const std::string& value) { target = parse_yes(value); };
+}
+inline Flag into(int& target, int minimum) {
+  return [&target, minimum](const std::string& value) { target = parse_number(value, minimum); };
+}
+inline Flag into(std::vector<int>& target, int minimum) {
+  return [&target, minimum](const std::string& value) { target = parse_numbers(value, minimum); };
+}
+inline Flag into(std::vector<std::string>& target) {
+  return [&target](const std::string& value) { target = split(value, ','); };
+}
 
 // Every flag takes a value. Throws a sentence for a flag that is unknown or lacks its value, and
 // the usage for --help.
@@ -74,8 +91,9 @@ inline void write_file(const std::string& path, const std::string& content) {
   std::ofstream file(scratch, std::ios::binary);
   file.write(content.data(), static_cast<std::streamsize>(content.size()));
   file.close();
-  if (!file || std::rename(scratch.c_str(), path.c_str()) != 0)
+  if (!file || std::rename(scratch.c_str(), path.c_str()) != 0) {
     fail("cannot write '" + path + "'.");
+  }
 }
 
 // main() of a program: its errors are sentences on standard error and exit status 1.

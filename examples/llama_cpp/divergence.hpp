@@ -6,6 +6,20 @@
 #include <cstddef>
 #include <vector>
 
+// log sum_i exp(logits[i]): less it, logits are log-probabilities.
+inline double log_sum_exp(const float* logits, std::size_t vocab_size) {
+  const float maximum = *std::max_element(logits, logits + vocab_size);
+  double sum = 0.0;
+  for (std::size_t i = 0; i < vocab_size; ++i) {
+    sum += static_cast<double>(std::exp(logits[i] - maximum));
+  }
+  return static_cast<double>(maximum) + std::log(sum);
+}
+
+inline std::size_t most_likely(const float* logits, std::size_t vocab_size) {
+  return static_cast<std::size_t>(std::max_element(logits, logits + vocab_size) - logits);
+}
+
 // One predicted token.
 struct TokenScore {
   double divergence = 0.0;  // Kullback-Leibler, sum_i p_i log(p_i / q_i), nats
@@ -20,7 +34,7 @@ class ReferenceDistribution {
       : vocab_size_(vocab_size), log_p_(logits, logits + num_tokens * vocab_size) {
     for (std::size_t i = 0; i < num_tokens; ++i) {
       float* const row = log_p_.data() + i * vocab_size;
-      const float normalizer = static_cast<float>(log_sum_exp(row));
+      const float normalizer = static_cast<float>(log_sum_exp(row, vocab_size));
       for (std::size_t j = 0; j < vocab_size; ++j) row[j] -= normalizer;
     }
   }
@@ -31,7 +45,7 @@ class ReferenceDistribution {
   // be `next`.
   TokenScore compare(std::size_t index, const float* logits, std::size_t next) const {
     const float* const log_p = log_p_.data() + index * vocab_size_;
-    const double normalizer = log_sum_exp(logits);
+    const double normalizer = log_sum_exp(logits, vocab_size_);
     double divergence = 0.0;
     for (std::size_t j = 0; j < vocab_size_; ++j) {
       // Tokens without probability add nothing.
@@ -43,21 +57,11 @@ class ReferenceDistribution {
     TokenScore score;
     score.divergence = std::max(divergence, 0.0);  // rounding makes -1e-8 of equal ones
     score.surprise = normalizer - static_cast<double>(logits[next]);
-    score.same_top = std::max_element(log_p, log_p + vocab_size_) - log_p ==
-                     std::max_element(logits, logits + vocab_size_) - logits;
+    score.same_top = most_likely(log_p, vocab_size_) == most_likely(logits, vocab_size_);
     return score;
   }
 
  private:
-  double log_sum_exp(const float* logits) const {
-    const float maximum = *std::max_element(logits, logits + vocab_size_);
-    double sum = 0.0;
-    for (std::size_t j = 0; j < vocab_size_; ++j) {
-      sum += static_cast<double>(std::exp(logits[j] - maximum));
-    }
-    return static_cast<double>(maximum) + std::log(sum);
-  }
-
   std::size_t vocab_size_;
   std::vector<float> log_p_;
 };
@@ -93,29 +97,4 @@ inline DivergenceSummary summarize(const std::vector<TokenScore>& scores) {
                    divergences.end());
   summary.percentile99_divergence = divergences[rank];
   return summary;
-}
-
-// The mean of the differences a[i] - b[i] and its standard error; windows are the sample.
-struct PairedDifference {
-  double mean = 0.0;
-  double standard_error = 0.0;
-};
-
-inline PairedDifference paired_difference(const std::vector<double>& a,
-                                          const std::vector<double>& b) {
-  PairedDifference difference;
-  const std::size_t count = std::min(a.size(), b.size());
-  if (count == 0) return difference;
-  for (std::size_t i = 0; i < count; ++i) difference.mean += a[i] - b[i];
-  difference.mean /= static_cast<double>(count);
-  double sum = 0.0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const double deviation = a[i] - b[i] - difference.mean;
-    sum += deviation * deviation;
-  }
-  if (count > 1) {
-    difference.standard_error =
-        std::sqrt(sum / (static_cast<double>(count) * static_cast<double>(count - 1)));
-  }
-  return difference;
 }

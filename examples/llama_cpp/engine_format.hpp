@@ -1,7 +1,6 @@
 // Formats by name, for the programs that run the engine.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <exception>
 #include <string>
@@ -46,8 +45,4 @@ inline polarquant::KVCacheConfig config_of(const std::string& keys, const std::s
     config.centering = polarquant::Centering::kNone;
   }
   return config;
-}
-
-inline std::size_t most_likely(const float* logits, int vocab_size) {
-  return static_cast<std::size_t>(std::max_element(logits, logits + vocab_size) - logits);
 }

@@ -1,9 +1,11 @@
 // Runs tokens through llama.cpp with a cache of any format under comparison.
 #pragma once
 
+#include <cstddef>
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "command_line.hpp"
 #include "ggml-backend.h"

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -24,9 +23,9 @@
 class LlamaEngine {
  public:
   // config: formats, rotation and segments of the caches of all layers; the heads are the model's.
-  // Throws if the model is not known or the configuration does not fit it.
-  LlamaEngine(const std::string& model_path, polarquant::KVCacheConfig config, int num_threads)
-      : weights_(model_path), num_threads_(num_threads) {
+  // Throws if the configuration does not fit the model.
+  LlamaEngine(LlamaWeights weights, polarquant::KVCacheConfig config, int num_threads)
+      : weights_(std::move(weights)), num_threads_(num_threads) {
     config.num_kv_heads = weights_.num_kv_heads;
     config.num_query_heads = weights_.num_query_heads;
     for (const polarquant::PolarFormat* const side : {&config.key_format, &config.value_format}) {
@@ -46,7 +45,6 @@ class LlamaEngine {
   }
 
   int vocab_size() const { return weights_.vocab_size(); }
-  int head_dim() const { return weights_.head_dim; }
   std::size_t num_tokens() const { return layers_.front()->cache().num_tokens(); }
   const polarquant::KVCache<float>& cache(int layer) const {
     return layers_[static_cast<std::size_t>(layer)]->cache();
@@ -70,13 +68,9 @@ class LlamaEngine {
     for (const auto& layer : layers_) layer->cache().reserve(num_tokens);
   }
 
-  // Forgets all tokens.
-  void clear() {
-    for (const auto& layer : layers_) layer->cache().clear();
-  }
-
   // Evaluates tokens behind those in the caches. Returns the logits behind the last one,
-  // [vocab_size], valid until the next call. Throws if a key or value is not finite.
+  // [vocab_size], valid until the next call. Throws if a key or value is not finite; the tokens of
+  // its chunk are then forgotten, those of chunks before it stay.
   const float* evaluate(const std::vector<std::int32_t>& tokens) {
     if (tokens.empty()) fail("an evaluation of no tokens.");
     const float* logits = nullptr;
@@ -115,9 +109,10 @@ class LlamaEngine {
     Graph& graph = count == 1 ? single_ : prompt_;
     if (graph.num_tokens != count) build(graph, count);
     for (const auto& layer : layers_) layer->reserve(count);
+    const std::size_t num_earlier = num_tokens();
     std::vector<std::int32_t> positions(count);
     for (std::size_t i = 0; i < count; ++i) {
-      positions[i] = static_cast<std::int32_t>(num_tokens() + i);
+      positions[i] = static_cast<std::int32_t>(num_earlier + i);
     }
     std::memcpy(graph.tokens->data, tokens, count * sizeof *tokens);
     std::memcpy(graph.positions->data, positions.data(), count * sizeof *tokens);
@@ -126,6 +121,10 @@ class LlamaEngine {
     }
     for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
       if (layers_[layer]->append_result().failure == polarquant::EncodeFailure::kNone) continue;
+      for (const auto& changed : layers_) {
+        polarquant::KVCache<float>& cache = changed->cache();
+        cache.truncate(std::min(cache.num_tokens(), num_earlier));
+      }
       fail("layer " + std::to_string(layer) + " made a key or value that is not finite.");
     }
     return static_cast<const float*>(graph.logits->data);

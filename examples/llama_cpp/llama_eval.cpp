@@ -33,10 +33,9 @@ namespace {
 constexpr double kRuinedDivergence = 1.0;
 
 const char* const kUsage =
-    "usage: llama_eval --model FILE --text FILE --out FILE.json [--rows main,settings,seeds,few,"
-    "layers,heads,none] [--pairs KEYS/VALUES,...] [--layer-formats FILE] [--window 512] [--windows "
-    "64] [--other-text "
-    "FILE]";
+    "usage: llama_eval --model FILE --text FILE --out FILE.json "
+    "[--rows main,settings,seeds,few,layers,heads,none] [--pairs KEYS/VALUES,...] "
+    "[--layer-formats FILE] [--window 512] [--windows 64] [--other-text FILE]";
 
 struct Options {
   std::string model, text, other_text, out;
@@ -49,17 +48,16 @@ struct Options {
 
 Options parse_options(int argc, char** argv) {
   Options options;
-  using Text = const std::string&;
   parse_flags(argc, argv,
-              {{"--model", [&](Text value) { options.model = value; }},
-               {"--text", [&](Text value) { options.text = value; }},
-               {"--other-text", [&](Text value) { options.other_text = value; }},
-               {"--out", [&](Text value) { options.out = value; }},
-               {"--rows", [&](Text value) { options.rows = split(value, ','); }},
-               {"--pairs", [&](Text value) { options.pairs = split(value, ','); }},
-               {"--layer-formats", [&](Text value) { options.layer_formats = value; }},
-               {"--window", [&](Text value) { options.window = parse_number(value, 16); }},
-               {"--windows", [&](Text value) { options.num_windows = parse_number(value, 1); }}},
+              {{"--model", into(options.model)},
+               {"--text", into(options.text)},
+               {"--other-text", into(options.other_text)},
+               {"--out", into(options.out)},
+               {"--rows", into(options.rows)},
+               {"--pairs", into(options.pairs)},
+               {"--layer-formats", into(options.layer_formats)},
+               {"--window", into(options.window, 16)},
+               {"--windows", into(options.num_windows, 1)}},
               kUsage);
   if (options.model.empty() || options.text.empty() || options.out.empty()) fail(kUsage);
   return options;

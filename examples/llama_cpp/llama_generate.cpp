@@ -13,9 +13,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "command_line.hpp"
+#include "divergence.hpp"
 #include "engine_format.hpp"
 #include "llama_engine.hpp"
 #include "llama_model.hpp"
@@ -24,9 +26,8 @@ namespace {
 
 const char* const kUsage =
     "usage: llama_generate --model FILE --prompt TEXT [--format fp16|fp32|paper|BITS] "
-    "[--key-format F] "
-    "[--value-format F] [--tokens 200] [--threads N] [--chat yes|no] [--stop yes|no] "
-    "[--compare yes|no]";
+    "[--key-format F] [--value-format F] [--tokens 200] [--threads N] [--chat yes|no] "
+    "[--stop yes|no] [--compare yes|no]";
 
 struct Options {
   std::string model, prompt;
@@ -41,19 +42,20 @@ struct Options {
 
 Options parse_options(int argc, char** argv) {
   Options options;
-  using Text = const std::string&;
-  parse_flags(argc, argv,
-              {{"--model", [&](Text value) { options.model = value; }},
-               {"--prompt", [&](Text value) { options.prompt = value; }},
-               {"--format", [&](Text value) { options.key_format = options.value_format = value; }},
-               {"--key-format", [&](Text value) { options.key_format = value; }},
-               {"--value-format", [&](Text value) { options.value_format = value; }},
-               {"--tokens", [&](Text value) { options.num_tokens = parse_number(value, 1); }},
-               {"--threads", [&](Text value) { options.num_threads = parse_number(value, 1); }},
-               {"--chat", [&](Text value) { options.chat = parse_yes(value); }},
-               {"--stop", [&](Text value) { options.stop = parse_yes(value); }},
-               {"--compare", [&](Text value) { options.compare = parse_yes(value); }}},
-              kUsage);
+  parse_flags(
+      argc, argv,
+      {{"--model", into(options.model)},
+       {"--prompt", into(options.prompt)},
+       {"--format",
+        [&](const std::string& value) { options.key_format = options.value_format = value; }},
+       {"--key-format", into(options.key_format)},
+       {"--value-format", into(options.value_format)},
+       {"--tokens", into(options.num_tokens, 1)},
+       {"--threads", into(options.num_threads, 1)},
+       {"--chat", into(options.chat)},
+       {"--stop", into(options.stop)},
+       {"--compare", into(options.compare)}},
+      kUsage);
   if (options.model.empty() || options.prompt.empty()) fail(kUsage);
   return options;
 }
@@ -105,7 +107,7 @@ void compare(const Model& model, const std::vector<llama_token>& prompt,
       "attention changes them by %.2e\n",
       ours, theirs);
   for (std::size_t i = 0; i < generated.size(); ++i) {
-    const std::size_t their_token = most_likely(logits, model.vocab_size());
+    const std::size_t their_token = most_likely(logits, vocab_size);
     const std::size_t our_token = static_cast<std::size_t>(generated[i]);
     if (their_token != our_token) {
       std::printf("token %zu differs from llama.cpp's, whose logits are %.2e apart there\n", i,
@@ -122,12 +124,14 @@ void compare(const Model& model, const std::vector<llama_token>& prompt,
 }
 
 void run(const Options& options) {
-  const Model model(options.model);
+  // The weights are the engine's; llama.cpp needs its own only to be compared with.
+  const Model model(options.model, !options.compare);
   const std::vector<llama_token> prompt = model.tokenize(
       options.chat ? as_chat(model, options.prompt) : options.prompt, true, options.chat);
-  LlamaEngine engine(options.model,
-                     config_of(options.key_format, options.value_format, model.head_dim()),
-                     options.num_threads);
+  LlamaWeights weights(options.model);
+  const polarquant::KVCacheConfig config =
+      config_of(options.key_format, options.value_format, weights.head_dim);
+  LlamaEngine engine(std::move(weights), config, options.num_threads);
   engine.reserve(prompt.size() + static_cast<std::size_t>(options.num_tokens));
 
   auto start = std::chrono::steady_clock::now();
@@ -135,10 +139,11 @@ void run(const Options& options) {
   const double prompt_seconds = seconds_since(start);
   const std::vector<float> prompt_logits(logits, logits + engine.vocab_size());
 
+  const std::size_t vocab_size = static_cast<std::size_t>(engine.vocab_size());
   std::vector<std::int32_t> generated;
   start = std::chrono::steady_clock::now();
   while (generated.size() < static_cast<std::size_t>(options.num_tokens)) {
-    const std::int32_t token = static_cast<std::int32_t>(most_likely(logits, engine.vocab_size()));
+    const std::int32_t token = static_cast<std::int32_t>(most_likely(logits, vocab_size));
     if (options.stop && llama_vocab_is_eog(model.vocab(), token)) break;
     generated.push_back(token);
     std::printf("%s", model.text_of(token).c_str());

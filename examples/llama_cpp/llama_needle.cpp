@@ -8,7 +8,6 @@
 // before it). Keys and values are replaced as in llama_eval.
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdio>
 #include <string>
@@ -16,6 +15,7 @@
 
 #include "cache_formats.hpp"
 #include "command_line.hpp"
+#include "divergence.hpp"
 #include "format_runner.hpp"
 #include "json.hpp"
 #include "llama_model.hpp"
@@ -38,13 +38,12 @@ struct Options {
 
 Options parse_options(int argc, char** argv) {
   Options options;
-  using Text = const std::string&;
   parse_flags(argc, argv,
-              {{"--model", [&](Text value) { options.model = value; }},
-               {"--text", [&](Text value) { options.text = value; }},
-               {"--out", [&](Text value) { options.out = value; }},
-               {"--contexts", [&](Text value) { options.contexts = parse_numbers(value, 256); }},
-               {"--depths", [&](Text value) { options.depths = parse_numbers(value, 0); }}},
+              {{"--model", into(options.model)},
+               {"--text", into(options.text)},
+               {"--out", into(options.out)},
+               {"--contexts", into(options.contexts, 256)},
+               {"--depths", into(options.depths, 0)}},
               kUsage);
   if (options.model.empty() || options.text.empty() || options.out.empty()) fail(kUsage);
   if (*std::max_element(options.depths.begin(), options.depths.end()) > 100) {
@@ -114,11 +113,8 @@ Found judge(const Needle& needle, const float* logits, std::size_t vocab_size) {
   const std::size_t first = needle.tokens.size() - needle.answer_size;
   for (std::size_t i = 0; i < needle.answer_size; ++i, logits += vocab_size) {
     const std::size_t right = static_cast<std::size_t>(needle.tokens[first + i]);
-    const float maximum = *std::max_element(logits, logits + vocab_size);
-    double sum = 0.0;
-    for (std::size_t j = 0; j < vocab_size; ++j) sum += std::exp(double{logits[j]} - maximum);
-    found.log_probability += double{logits[right]} - maximum - std::log(sum);
-    found.greedy = found.greedy && logits[right] == maximum;
+    found.log_probability += double{logits[right]} - log_sum_exp(logits, vocab_size);
+    found.greedy = found.greedy && most_likely(logits, vocab_size) == right;
   }
   return found;
 }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -14,9 +15,11 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "command_line.hpp"
+#include "divergence.hpp"
 #include "engine_format.hpp"
 #include "json.hpp"
 #include "llama_engine.hpp"
@@ -39,18 +42,16 @@ struct Options {
 
 Options parse_options(int argc, char** argv) {
   Options options;
-  using Text = const std::string&;
-  parse_flags(
-      argc, argv,
-      {{"--model", [&](Text value) { options.model = value; }},
-       {"--text", [&](Text value) { options.text = value; }},
-       {"--engine", [&](Text value) { options.engine = value; }},
-       {"--format", [&](Text value) { options.format = value; }},
-       {"--flash-attention", [&](Text value) { options.flash_attention = parse_yes(value); }},
-       {"--context", [&](Text value) { options.context = parse_number(value, 1); }},
-       {"--tokens", [&](Text value) { options.num_tokens = parse_number(value, 1); }},
-       {"--threads", [&](Text value) { options.num_threads = parse_number(value, 1); }}},
-      kUsage);
+  parse_flags(argc, argv,
+              {{"--model", into(options.model)},
+               {"--text", into(options.text)},
+               {"--engine", into(options.engine)},
+               {"--format", into(options.format)},
+               {"--flash-attention", into(options.flash_attention)},
+               {"--context", into(options.context, 1)},
+               {"--tokens", into(options.num_tokens, 1)},
+               {"--threads", into(options.num_threads, 1)}},
+              kUsage);
   if (options.model.empty() || options.text.empty() || options.format.empty()) fail(kUsage);
   if (options.engine != "polarquant" && options.engine != "llama.cpp") fail(kUsage);
   return options;
@@ -80,7 +81,8 @@ void measure(const Options& options, const Tokens& prompt, int vocab_size, const
   json.add("prompt_tokens_per_second", options.context / seconds(start, now()));
   std::vector<double> times;
   for (int i = 0; i < options.num_tokens; ++i) {
-    const llama_token token = static_cast<llama_token>(most_likely(logits, vocab_size));
+    const llama_token token =
+        static_cast<llama_token>(most_likely(logits, static_cast<std::size_t>(vocab_size)));
     start = now();
     logits = evaluate({token});
     times.push_back(seconds(start, now()));
@@ -92,9 +94,10 @@ void measure(const Options& options, const Tokens& prompt, int vocab_size, const
 }
 
 void run_polarquant(const Options& options, const Tokens& prompt, JsonObject& json) {
-  const int head_dim = LlamaWeights(options.model).head_dim;
-  LlamaEngine engine(options.model, config_of(options.format, options.format, head_dim),
-                     options.num_threads);
+  LlamaWeights weights(options.model);
+  const polarquant::KVCacheConfig config =
+      config_of(options.format, options.format, weights.head_dim);
+  LlamaEngine engine(std::move(weights), config, options.num_threads);
   engine.reserve(prompt.size() + static_cast<std::size_t>(options.num_tokens));
   measure(
       options, prompt, engine.vocab_size(),

@@ -11,8 +11,8 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
-text="$1"
-other="$2"
+text="${1:-}"
+other="${2:-}"
 folder="${3:-$root/build/llama}"
 out="${4:-$root/out/llama}"
 programs="$folder/programs"
@@ -20,6 +20,12 @@ programs="$folder/programs"
 float_model="$folder/smollm2-135m-f32.gguf"
 model="$folder/smollm2-135m.gguf"
 quick="${POLARQUANT_QUICK:-0}"
+for file in "$text" "$other"; do
+  if [[ ! -f "$file" ]]; then
+    echo "measure.sh: '$file' is not a text file; usage: measure.sh TEXT OTHER [FOLDER] [OUT]" >&2
+    exit 1
+  fi
+done
 mkdir -p "$out"
 
 windows() {  # NUMBER: how many, or one if quick

@@ -1,17 +1,14 @@
 // A progress bar with an estimate of the time left, on standard error.
 #pragma once
 
+#include <unistd.h>
+
 #include <chrono>
+#include <cstddef>
 #include <cstdio>
 #include <string>
 
-#if defined(_WIN32)
-#include <io.h>
-inline bool is_terminal() { return _isatty(_fileno(stderr)) != 0; }
-#else
-#include <unistd.h>
 inline bool is_terminal() { return isatty(fileno(stderr)) != 0; }
-#endif
 
 class Progress {
  public:

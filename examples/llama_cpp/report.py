@@ -64,7 +64,7 @@ def quality_table(measured, rows=None, peer=None):
     return table(header, lines)
 
 
-def setting_table(measured, main):
+def setting_table(measured):
     """Settings at two sizes beside each other."""
     by_name = {row["name"]: row for row in measured["rows"]}
     lines = []
@@ -75,13 +75,6 @@ def setting_table(measured, main):
             row = by_name[f"{codec}, {what}"]
             line += [f"{row['mean_divergence']:.4f}", f"{row['perplexity']:.2f}",
                      f"{100 * row['same_top']:.1f} %"]
-        lines.append(line)
-    for what, suffix in (("centred", ""), ("centred, 4 sinks (the defaults)", ", 4 sinks")):
-        line = [what]
-        for codec in ("full_depth 3.25", "full_depth 4.25"):
-            row = next(r for r in main["rows"] if r["name"] == codec + suffix)
-            count = len(measured["rows"][0]["window_divergences"])
-            line += [f"{np.mean(row['window_divergences'][:count]):.4f}", "", ""]
         lines.append(line)
     return table(["setting", "3.25 bits: KL", "perplexity", "same top", "4.25 bits: KL",
                   "perplexity", "same top"], lines)
@@ -278,7 +271,7 @@ def main():
     with open(path) as file:
         text = file.read()
     text = insert(text, "quality", quality_table(measured, measured["rows"] + by_layer, peer))
-    text = insert(text, "settings", setting_table(settings, measured))
+    text = insert(text, "settings", setting_table(settings))
     text = insert(text, "mixed", quality_table(
         settings, [row for row in settings["rows"] if row["group"] == "mixed"]))
     text = insert(text, "seeds", seed_table(load(folder, "seeds")))

@@ -72,7 +72,7 @@ expand_model() {
 }
 
 "$here/../../scripts/install_dependencies.sh" llama
-scratch="$(mktemp -d "$folder/scratch.XXXXXX")"
+scratch="$(mktemp -d -p "$folder")"
 trap 'rm -rf "$scratch"' EXIT
 fetch_model
 fetch_llama

@@ -27,8 +27,7 @@ enum class MeanOf { kNothing, kFirstTokens, kOtherText };
 struct SideFormat {
   // "fp16" (left alone), "paper", "full_depth BITS", "scalar BITS" (Lloyd-Max and a norm),
   // "unbiased_scalar BITS" (the same, stretched so that inner products are right on average, as
-  // those of polar codes are), "q8_0", "q4_0" (both behind llama.cpp's Hadamard transform), "zero"
-  // (everything becomes 0).
+  // those of polar codes are), "q8_0", "q4_0" (both behind llama.cpp's Hadamard transform).
   std::string codec = "fp16";
   polarquant::RotationKind rotation = polarquant::RotationKind::kHaar;
   MeanOf mean = MeanOf::kNothing;
@@ -65,7 +64,8 @@ inline std::vector<float> mean_of_tokens(const polarquant::RowMatrix<float>& row
 // through KVCache itself; the others are centred the same way.
 class SideCodec {
  public:
-  static constexpr std::size_t kNumMeanTokens = 128;  // KVCacheConfig's default
+  // As the library's default has it.
+  static std::size_t num_mean_tokens() { return polarquant::KVCacheConfig().num_centering_tokens; }
 
   // Throws std::invalid_argument for a format that is not known or does not fit the width.
   // other_means: by layer, for MeanOf::kOtherText.
@@ -94,8 +94,9 @@ class SideCodec {
     } else if (name == "scalar" || name == "unbiased_scalar") {
       // Centroids are means, so E <x, x'> / ||x||^2 = 1 - distortion.
       const polarquant_baselines::ScalarCodebook codebook(shape_.head_dim, static_cast<int>(bits));
-      if (name == "unbiased_scalar")
+      if (name == "unbiased_scalar") {
         stretch_ = static_cast<float>(1.0 / (1.0 - codebook.distortion));
+      }
       vectors_ = std::make_unique<polarquant_baselines::ScalarCodec>(
           std::make_shared<const polarquant::Rotation>(format_.rotation, shape_.head_dim,
                                                        format_.seed),
@@ -114,7 +115,7 @@ class SideCodec {
       bits_ = vectors_->bits_per_coordinate();
     } else if (name == "fp16") {
       bits_ = 16.0;
-    } else if (name != "zero") {
+    } else {
       throw std::invalid_argument("the format '" + format_.codec + "' is not known");
     }
     if (format_.online && polar_ == nullptr) {
@@ -149,9 +150,7 @@ class SideCodec {
     if (state.num_tokens == 0) begin_layer(layer, rows, state);
     const std::size_t num_sinks = format_.num_sinks - std::min(format_.num_sinks, state.num_tokens);
     state.num_tokens += static_cast<std::size_t>(rows.rows());
-    if (format_.codec == "zero") {
-      rows.setZero();
-    } else if (polar_ != nullptr) {
+    if (polar_ != nullptr) {
       polar_round_trip(state, num_sinks, rows);
     } else if (vectors_ != nullptr) {
       vector_round_trip(state, num_sinks, rows);
@@ -190,7 +189,7 @@ class SideCodec {
 
   void begin_layer(int layer, const polarquant::RowMatrix<float>& rows, Layer& state) const {
     if (format_.mean == MeanOf::kFirstTokens) {
-      state.mean = mean_of_tokens(rows, format_.num_sinks, kNumMeanTokens);
+      state.mean = mean_of_tokens(rows, format_.num_sinks, num_mean_tokens());
     } else if (format_.mean == MeanOf::kOtherText) {
       const auto found = other_means_.find(layer);
       if (found == other_means_.end()) {
