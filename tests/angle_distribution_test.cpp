@@ -1,4 +1,4 @@
-#include "polarquant/angle_distribution.hpp"
+#include "polarquant/method/angle_distribution.hpp"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "method_test_util.hpp"
-#include "polarquant/polar_transform.hpp"
+#include "polarquant/method/polar_transform.hpp"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // Each option of attention, alone and with others, against its definition in double over the
 // decoded keys and values.
-#include "polarquant/attention_options.hpp"
+#include "polarquant/attention/options.hpp"
 
 #include <gtest/gtest.h>
 

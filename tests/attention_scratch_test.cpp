@@ -1,11 +1,11 @@
-#include "polarquant/attention_scratch.hpp"
+#include "polarquant/attention/scratch.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cstddef>
 #include <cstdint>
 
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/storage/config.hpp"
 
 namespace {
 

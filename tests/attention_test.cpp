@@ -1,5 +1,5 @@
 // Attention on codes against softmax attention in double over the decoded keys and values.
-#include "polarquant/attention.hpp"
+#include "polarquant/attention/head_attention.hpp"
 
 #include <gtest/gtest.h>
 

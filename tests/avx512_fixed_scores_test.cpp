@@ -1,5 +1,5 @@
 // Scores in 16-bit fixed point against those of the exact cache.
-#include "polarquant/kernels/avx512_fixed_scores.hpp"
+#include "polarquant/kernels/tiles/avx512_fixed_scores.hpp"
 
 #include <gtest/gtest.h>
 

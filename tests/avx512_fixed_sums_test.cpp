@@ -1,5 +1,5 @@
 // Attention with weighted sums (and scores) in 16-bit fixed point against that of the exact cache.
-#include "polarquant/kernels/avx512_fixed_sums.hpp"
+#include "polarquant/kernels/tiles/avx512_fixed_sums.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The kernels on tiles in float against the scalar loops, which are the specification.
-#include "polarquant/kernels/avx512_float.hpp"
+#include "polarquant/kernels/tiles/avx512_float.hpp"
 
 #include <gtest/gtest.h>
 

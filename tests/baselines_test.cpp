@@ -19,9 +19,9 @@
 #include "baselines/float16_kernels.hpp"
 #include "baselines/hadamard_codec.hpp"
 #include "baselines/scalar_codec.hpp"
-#include "polarquant/kernels/isa.hpp"
-#include "polarquant/random.hpp"
-#include "polarquant/rotation.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/base/random.hpp"
+#include "polarquant/method/rotation.hpp"
 
 namespace polarquant_baselines {
 namespace {

@@ -1,4 +1,4 @@
-#include "polarquant/byte_streams.hpp"
+#include "polarquant/saving/byte_streams.hpp"
 
 #include <gtest/gtest.h>
 

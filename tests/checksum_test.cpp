@@ -1,4 +1,4 @@
-#include "polarquant/checksum.hpp"
+#include "polarquant/base/checksum.hpp"
 
 #include <gtest/gtest.h>
 

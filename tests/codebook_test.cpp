@@ -1,4 +1,4 @@
-#include "polarquant/codebook.hpp"
+#include "polarquant/method/codebook.hpp"
 
 #include <gtest/gtest.h>
 

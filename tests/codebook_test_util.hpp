@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "method_test_util.hpp"
-#include "polarquant/codebook.hpp"
+#include "polarquant/method/codebook.hpp"
 
 namespace method_test {
 

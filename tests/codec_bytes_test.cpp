@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "polarquant/codec.hpp"
+#include "polarquant/codec/codec.hpp"
 #include "test_util.hpp"
 
 namespace {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "count_allocations.hpp"
-#include "polarquant/codec.hpp"
+#include "polarquant/codec/codec.hpp"
 #include "test_util.hpp"
 
 namespace {

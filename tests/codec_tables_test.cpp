@@ -1,4 +1,4 @@
-#include "polarquant/codec_tables.hpp"
+#include "polarquant/codes/codec_tables.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "polarquant/kernels/encode_loops.hpp"
+#include "polarquant/kernels/loops/encode.hpp"
 #include "test_util.hpp"
 
 namespace {

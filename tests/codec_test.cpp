@@ -1,4 +1,4 @@
-#include "polarquant/codec.hpp"
+#include "polarquant/codec/codec.hpp"
 
 #include <gtest/gtest.h>
 

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <new>
 
-#include "polarquant/tile_pages.hpp"
+#include "polarquant/storage/page_pool.hpp"
 
 namespace polarquant_test {
 

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "polarquant/random.hpp"
+#include "polarquant/base/random.hpp"
 
 namespace {
 

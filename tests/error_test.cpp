@@ -1,4 +1,4 @@
-#include "polarquant/error.hpp"
+#include "polarquant/base/error.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Rows kept as they came, and the loops on them, on every instruction set.
-#include "polarquant/exact_rows.hpp"
+#include "polarquant/storage/exact_rows.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "polarquant/kernels/dispatch.hpp"
-#include "polarquant/token_segments.hpp"
+#include "polarquant/storage/token_segments.hpp"
 #include "test_util.hpp"
 
 namespace {

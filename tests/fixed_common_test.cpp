@@ -1,4 +1,4 @@
-#include "polarquant/kernels/fixed_common.hpp"
+#include "polarquant/kernels/tiles/fixed_common.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "polarquant/codec_tables.hpp"
+#include "polarquant/codes/codec_tables.hpp"
 #include "test_util.hpp"
 #include "tile_kernels_test_util.hpp"
 

@@ -1,4 +1,4 @@
-#include "polarquant/fixed_math.hpp"
+#include "polarquant/base/fixed_math.hpp"
 
 #include <gtest/gtest.h>
 

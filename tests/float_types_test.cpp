@@ -1,4 +1,4 @@
-#include "polarquant/float_types.hpp"
+#include "polarquant/base/float_types.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <limits>
 #include <string>
 
-#include "polarquant/random.hpp"
+#include "polarquant/base/random.hpp"
 
 namespace {
 

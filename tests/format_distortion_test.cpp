@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "method_test_codec.hpp"
-#include "polarquant/format.hpp"
+#include "polarquant/method/polar_format.hpp"
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "polarquant/format.hpp"
+#include "polarquant/method/polar_format.hpp"
 
 #include <gtest/gtest.h>
 

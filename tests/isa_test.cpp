@@ -1,4 +1,4 @@
-#include "polarquant/kernels/isa.hpp"
+#include "polarquant/base/isa.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/storage/config.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "polarquant/online_codebooks.hpp"
+#include "polarquant/method/online_codebooks.hpp"
 #include "test_util.hpp"
 
 namespace {

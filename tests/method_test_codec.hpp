@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "method_test_util.hpp"
-#include "polarquant/codec.hpp"
+#include "polarquant/codec/codec.hpp"
 
 namespace method_test {
 

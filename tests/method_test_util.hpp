@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "polarquant/random.hpp"
+#include "polarquant/base/random.hpp"
 
 namespace method_test {
 

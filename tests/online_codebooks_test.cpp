@@ -1,4 +1,4 @@
-#include "polarquant/online_codebooks.hpp"
+#include "polarquant/method/online_codebooks.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/online_softmax.hpp"
+#include "polarquant/attention/online_softmax.hpp"
 
 #include <gtest/gtest.h>
 

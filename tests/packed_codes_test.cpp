@@ -1,4 +1,4 @@
-#include "polarquant/packed_codes.hpp"
+#include "polarquant/codes/code_layout.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Attention over parts of the tokens, merged, is attention over all of them.
-#include "polarquant/partial_attention.hpp"
+#include "polarquant/attention/partial.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/polar_transform.hpp"
+#include "polarquant/method/polar_transform.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/random.hpp"
+#include "polarquant/base/random.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/rotation.hpp"
+#include "polarquant/method/rotation.hpp"
 
 #include <gtest/gtest.h>
 

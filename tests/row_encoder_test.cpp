@@ -1,4 +1,4 @@
-#include "polarquant/row_encoder.hpp"
+#include "polarquant/codec/row_encoder.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "polarquant/codec.hpp"
+#include "polarquant/codec/codec.hpp"
 #include "test_util.hpp"
 
 namespace {

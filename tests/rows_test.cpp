@@ -1,4 +1,4 @@
-#include "polarquant/rows.hpp"
+#include "polarquant/base/rows.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/scratch.hpp"
+#include "polarquant/base/aligned_memory.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/serialization.hpp"
+#include "polarquant/saving/save.hpp"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

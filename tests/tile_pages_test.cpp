@@ -1,4 +1,4 @@
-#include "polarquant/tile_pages.hpp"
+#include "polarquant/storage/page_pool.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/tile_rows.hpp"
+#include "polarquant/codes/tile.hpp"
 
 #include <gtest/gtest.h>
 

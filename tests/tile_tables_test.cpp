@@ -1,4 +1,4 @@
-#include "polarquant/tile_tables.hpp"
+#include "polarquant/codes/tile_tables.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "polarquant/version.hpp"
+#include "polarquant/base/version.hpp"
 
 #include <gtest/gtest.h>
 

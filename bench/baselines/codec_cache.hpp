@@ -11,7 +11,7 @@
 
 #include "baselines/exact_attention.hpp"
 #include "baselines/vector_codec.hpp"
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/storage/config.hpp"
 
 namespace polarquant_baselines {
 

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/storage/config.hpp"
 
 namespace polarquant_baselines {
 

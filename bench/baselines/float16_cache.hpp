@@ -17,8 +17,8 @@
 #include "baselines/float16_avx512.hpp"
 #include "baselines/float16_kernels.hpp"
 #include "baselines/float16_neon.hpp"
-#include "polarquant/kernels/isa.hpp"
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/storage/config.hpp"
 
 namespace polarquant_baselines {
 

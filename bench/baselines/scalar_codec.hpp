@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "baselines/vector_codec.hpp"
-#include "polarquant/rotation.hpp"
+#include "polarquant/method/rotation.hpp"
 
 namespace polarquant_baselines {
 

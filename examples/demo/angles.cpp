@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "polarquant/angle_distribution.hpp"
-#include "polarquant/polar_transform.hpp"
-#include "polarquant/rotation.hpp"
+#include "polarquant/method/angle_distribution.hpp"
+#include "polarquant/method/polar_transform.hpp"
+#include "polarquant/method/rotation.hpp"
 #include "text.hpp"
 
 namespace polarquant_demo {

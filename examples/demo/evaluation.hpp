@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "options.hpp"
-#include "polarquant/format.hpp"
+#include "polarquant/method/polar_format.hpp"
 #include "quality.hpp"
 #include "sample.hpp"
 #include "timing.hpp"

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "polarquant/format.hpp"
+#include "polarquant/method/polar_format.hpp"
 
 namespace polarquant_demo {
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "evaluation.hpp"
-#include "polarquant/format.hpp"
+#include "polarquant/method/polar_format.hpp"
 #include "text.hpp"
 
 namespace polarquant_demo {

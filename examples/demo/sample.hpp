@@ -12,7 +12,7 @@
 
 #include "baselines/exact_attention.hpp"
 #include "npy.hpp"
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/storage/config.hpp"
 
 namespace polarquant_demo {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "polarquant/format.hpp"
-#include "polarquant/tile_pages.hpp"
+#include "polarquant/method/polar_format.hpp"
+#include "polarquant/storage/page_pool.hpp"
 #include "text.hpp"
 
 namespace polarquant_demo {

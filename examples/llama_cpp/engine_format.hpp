@@ -6,7 +6,7 @@
 #include <string>
 
 #include "command_line.hpp"
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/storage/config.hpp"
 
 // "fp16", "fp32", "paper", or a number of bits per coordinate for full_depth.
 inline polarquant::PolarFormat format_of(const std::string& name, int head_dim) {

@@ -11,7 +11,7 @@
 #include "command_line.hpp"
 #include "ggml-backend.h"
 #include "ggml.h"
-#include "polarquant/kv_cache_config.hpp"
+#include "polarquant/storage/config.hpp"
 
 class KvReplacer {
  public:

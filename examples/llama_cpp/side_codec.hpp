@@ -17,7 +17,7 @@
 #include "baselines/scalar_codec.hpp"
 #include "baselines/vector_codec.hpp"
 #include "polarquant/kv_cache.hpp"
-#include "polarquant/online_codebooks.hpp"
+#include "polarquant/method/online_codebooks.hpp"
 
 // From which tokens the centring vector comes. Never from tokens behind those that it is used to
 // predict.

@@ -9,19 +9,19 @@
 #include <utility>
 #include <vector>
 
-#include "polarquant/attention.hpp"
-#include "polarquant/attention_options.hpp"
-#include "polarquant/codec.hpp"
-#include "polarquant/error.hpp"
-#include "polarquant/float_types.hpp"
-#include "polarquant/kv_cache_config.hpp"
-#include "polarquant/kv_storage.hpp"
-#include "polarquant/matrix_checks.hpp"
-#include "polarquant/packed_codes.hpp"
-#include "polarquant/partial_attention.hpp"
-#include "polarquant/rows.hpp"
-#include "polarquant/scratch.hpp"
-#include "polarquant/version.hpp"
+#include "polarquant/attention/head_attention.hpp"
+#include "polarquant/attention/options.hpp"
+#include "polarquant/codec/codec.hpp"
+#include "polarquant/base/error.hpp"
+#include "polarquant/base/float_types.hpp"
+#include "polarquant/storage/config.hpp"
+#include "polarquant/storage/kv_storage.hpp"
+#include "polarquant/attention/matrix_checks.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/attention/partial.hpp"
+#include "polarquant/base/rows.hpp"
+#include "polarquant/base/aligned_memory.hpp"
+#include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 

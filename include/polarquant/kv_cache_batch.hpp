@@ -7,13 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "polarquant/attention_options.hpp"
-#include "polarquant/codec.hpp"
-#include "polarquant/error.hpp"
+#include "polarquant/attention/options.hpp"
+#include "polarquant/codec/codec.hpp"
+#include "polarquant/base/error.hpp"
 #include "polarquant/kv_cache.hpp"
-#include "polarquant/kv_cache_config.hpp"
-#include "polarquant/rows.hpp"
-#include "polarquant/version.hpp"
+#include "polarquant/storage/config.hpp"
+#include "polarquant/base/rows.hpp"
+#include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 

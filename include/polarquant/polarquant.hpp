@@ -3,25 +3,25 @@
 #pragma once
 
 // clang-format off
-#include "polarquant/version.hpp"
-#include "polarquant/error.hpp"
+#include "polarquant/base/version.hpp"
+#include "polarquant/base/error.hpp"
 
 // The method, step by step: rotate, transform, know the angles' law, quantize them.
-#include "polarquant/rotation.hpp"
-#include "polarquant/polar_transform.hpp"
-#include "polarquant/angle_distribution.hpp"
-#include "polarquant/codebook.hpp"
-#include "polarquant/online_codebooks.hpp"
-#include "polarquant/format.hpp"
+#include "polarquant/method/rotation.hpp"
+#include "polarquant/method/polar_transform.hpp"
+#include "polarquant/method/angle_distribution.hpp"
+#include "polarquant/method/codebook.hpp"
+#include "polarquant/method/online_codebooks.hpp"
+#include "polarquant/method/polar_format.hpp"
 
 // The codes, and attention on them.
-#include "polarquant/packed_codes.hpp"
-#include "polarquant/codec.hpp"
-#include "polarquant/online_softmax.hpp"
-#include "polarquant/kv_cache_config.hpp"
-#include "polarquant/attention_options.hpp"
-#include "polarquant/partial_attention.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codec/codec.hpp"
+#include "polarquant/attention/online_softmax.hpp"
+#include "polarquant/storage/config.hpp"
+#include "polarquant/attention/options.hpp"
+#include "polarquant/attention/partial.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/kv_cache_batch.hpp"
-#include "polarquant/serialization.hpp"
+#include "polarquant/saving/save.hpp"
 // clang-format on

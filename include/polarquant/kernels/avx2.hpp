@@ -4,10 +4,10 @@
 
 #include <cstddef>
 
-#include "polarquant/kernels/fixed_kernels.hpp"
-#include "polarquant/kernels/isa.hpp"
-#include "polarquant/kernels/loops.hpp"
-#include "polarquant/version.hpp"
+#include "polarquant/kernels/tiles/fixed_kernels.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
+#include "polarquant/base/version.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>

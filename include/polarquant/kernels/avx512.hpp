@@ -8,16 +8,16 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "polarquant/codec_tables.hpp"
-#include "polarquant/kernels/avx512_common.hpp"
-#include "polarquant/kernels/avx512_fixed_scores.hpp"
-#include "polarquant/kernels/avx512_fixed_sums.hpp"
-#include "polarquant/kernels/avx512_float.hpp"
-#include "polarquant/kernels/isa.hpp"
-#include "polarquant/kernels/loops.hpp"
-#include "polarquant/rows.hpp"
-#include "polarquant/tile_tables.hpp"
-#include "polarquant/version.hpp"
+#include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/kernels/words/avx512.hpp"
+#include "polarquant/kernels/tiles/avx512_fixed_scores.hpp"
+#include "polarquant/kernels/tiles/avx512_fixed_sums.hpp"
+#include "polarquant/kernels/tiles/avx512_float.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
+#include "polarquant/base/rows.hpp"
+#include "polarquant/codes/tile_tables.hpp"
+#include "polarquant/base/version.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>

@@ -3,14 +3,14 @@
 
 #include <type_traits>
 
-#include "polarquant/codec_tables.hpp"
+#include "polarquant/codes/codec_tables.hpp"
 #include "polarquant/kernels/avx2.hpp"
 #include "polarquant/kernels/avx512.hpp"
-#include "polarquant/kernels/isa.hpp"
-#include "polarquant/kernels/loops.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
 #include "polarquant/kernels/neon.hpp"
 #include "polarquant/kernels/scalar.hpp"
-#include "polarquant/version.hpp"
+#include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {

@@ -1,9 +1,9 @@
 // The kernels for any machine: the loops, compiled for whatever the unit is compiled for.
 #pragma once
 
-#include "polarquant/kernels/isa.hpp"
-#include "polarquant/kernels/loops.hpp"
-#include "polarquant/version.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
+#include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {

@@ -1,0 +1,103 @@
+// Instruction sets: their names, whether this machine has them, and how a function is compiled for
+// one of them without any -m flag.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+#include "polarquant/base/error.hpp"
+#include "polarquant/base/version.hpp"
+
+#if defined(__GNUC__) && defined(__x86_64__)
+#define POLARQUANT_X86 1
+#define POLARQUANT_TARGET_AVX2 __attribute__((target("avx2,fma")))
+#define POLARQUANT_TARGET_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#else
+#define POLARQUANT_X86 0
+#endif
+
+#if defined(__GNUC__) && defined(__aarch64__)
+#define POLARQUANT_NEON 1
+#else
+#define POLARQUANT_NEON 0
+#endif
+
+// A loop written once and compiled into each instruction set's own function.
+#if defined(__GNUC__)
+#define POLARQUANT_ALWAYS_INLINE inline __attribute__((always_inline))
+#else
+#define POLARQUANT_ALWAYS_INLINE inline
+#endif
+
+POLARQUANT_BEGIN_NAMESPACE
+
+enum class Isa { kScalar, kAvx2, kAvx512, kNeon };
+
+// How scores and weighted sums are computed on codes. Encoding and decoding do not depend on it.
+enum class Arithmetic : std::uint8_t {
+  // In float (double for T = double): attention is that over the decoded keys and values, to 1e-5.
+  kExact = 0,
+
+  // In 16-bit fixed point where the machine and the format have a kernel for it (kernel_name() then
+  // ends in "16-bit"), twice as fast and more: scores within 1e-3 of ||q|| ||k||, typically 3e-5;
+  // the output of attention within 1.5e-3 of its norm. The codes themselves are off by far more.
+  // Elsewhere the same as kExact.
+  kFixedPoint = 1,
+};
+
+inline const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kScalar:
+      break;
+  }
+  return "scalar";
+}
+
+// True if this machine can run the kernels of `isa`, and they are part of this build.
+inline bool isa_is_available(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return true;
+#if POLARQUANT_X86
+    case Isa::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::kAvx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("fma");
+#elif POLARQUANT_NEON
+    case Isa::kNeon:  // Part of every aarch64.
+      return true;
+#endif
+    default:
+      return false;
+  }
+}
+
+// The best instruction set of this machine, or the one that the environment variable POLARQUANT_ISA
+// names (scalar, avx2, avx512, neon). Throws std::runtime_error if it names one that is unknown or
+// that this machine lacks.
+inline Isa choose_isa() {
+  const char* const wanted = std::getenv("POLARQUANT_ISA");
+  for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kScalar}) {
+    if (wanted == nullptr || *wanted == '\0') {
+      if (isa_is_available(isa)) return isa;
+    } else if (std::string(wanted) == isa_name(isa)) {
+      if (isa_is_available(isa)) return isa;
+      detail::throw_runtime_error("POLARQUANT_ISA is " + std::string(wanted) +
+                                  ", which this machine or build does not have");
+    }
+  }
+  detail::throw_runtime_error("POLARQUANT_ISA is " + std::string(wanted) +
+                              ", must be scalar, avx2, avx512 or neon");
+}
+
+POLARQUANT_END_NAMESPACE

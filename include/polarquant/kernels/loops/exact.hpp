@@ -1,0 +1,130 @@
+// Attention on uncompressed rows, and the logit soft-cap, in plain loops.
+//
+// A row is padded with zeros to a multiple of kExactLanes numbers, so that no loop has a rest.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "polarquant/base/float_types.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/kernels/loops/softmax.hpp"
+#include "polarquant/base/rows.hpp"
+#include "polarquant/base/version.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+namespace detail {
+namespace loops {
+
+inline constexpr std::size_t kExactLanes = 16;
+
+// No lambdas: they do not take on the target of the function they are inlined into.
+struct Float16ToFloat {
+  POLARQUANT_ALWAYS_INLINE float operator()(std::uint16_t bits) const {
+    return float16_to_float(bits);
+  }
+};
+struct BFloat16ToFloat {
+  POLARQUANT_ALWAYS_INLINE float operator()(std::uint16_t bits) const {
+    return bfloat16_to_float(bits);
+  }
+};
+struct Same {
+  template <typename T>
+  POLARQUANT_ALWAYS_INLINE T operator()(T number) const {
+    return number;
+  }
+};
+
+template <typename Stored, typename T, typename Convert>
+POLARQUANT_ALWAYS_INLINE void expand_as(const std::byte* stored, std::size_t count, T* out,
+                                        const Convert& convert) {
+  for (std::size_t i = 0; i < count; ++i) {
+    Stored number;
+    std::memcpy(&number, stored + i * sizeof number, sizeof number);
+    out[i] = static_cast<T>(convert(number));
+  }
+}
+
+// out[i] = stored number i, i < count.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void expand(FloatType type, const std::byte* stored, std::size_t count,
+                                     T* out) {
+  if (type == FloatType::kFloat16) {
+    expand_as<std::uint16_t>(stored, count, out, Float16ToFloat{});
+  } else if (type == FloatType::kBFloat16) {
+    expand_as<std::uint16_t>(stored, count, out, BFloat16ToFloat{});
+  } else if (type == FloatType::kFloat32) {
+    expand_as<float>(stored, count, out, Same{});
+  } else {
+    expand_as<double>(stored, count, out, Same{});
+  }
+}
+
+// The sum of kCount numbers, a power of two, by halves.
+template <std::size_t kCount, typename T>
+POLARQUANT_ALWAYS_INLINE T sum_by_halves(const T* numbers) {
+  if constexpr (kCount == 1) {
+    return numbers[0];
+  } else {
+    T halves[kCount / 2];
+    for (std::size_t j = 0; j < kCount / 2; ++j) halves[j] = numbers[j] + numbers[j + kCount / 2];
+    return sum_by_halves<kCount / 2>(halves);
+  }
+}
+
+// scores[t] = <query, row t>. query: [width]; rows: [rows.count, width].
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void dot_rows(const T* query, Rows<const T> rows, std::size_t width,
+                                       T* scores) {
+  for (std::size_t t = 0; t < rows.count; ++t) {
+    const T* const row = rows.row(t);
+    T lanes[kExactLanes] = {};
+    for (std::size_t i = 0; i < width; i += kExactLanes) {
+      for (std::size_t j = 0; j < kExactLanes; ++j) lanes[j] += query[i + j] * row[i + j];
+    }
+    scores[t] = sum_by_halves<kExactLanes>(lanes);
+  }
+}
+
+// sum += sum_t weights[t] row t, some columns at a time. sum: [width]; rows: [rows.count, width].
+template <std::size_t kColumns, typename T>
+POLARQUANT_ALWAYS_INLINE void add_columns(const T* weights, Rows<const T> rows, T* sum) {
+  T lanes[kColumns];
+  for (std::size_t j = 0; j < kColumns; ++j) lanes[j] = sum[j];
+  for (std::size_t t = 0; t < rows.count; ++t) {
+    const T weight = weights[t];
+    const T* const row = rows.row(t);
+    for (std::size_t j = 0; j < kColumns; ++j) lanes[j] += weight * row[j];
+  }
+  for (std::size_t j = 0; j < kColumns; ++j) sum[j] = lanes[j];
+}
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void add_rows(const T* weights, Rows<const T> rows, std::size_t width,
+                                       T* sum) {
+  std::size_t i = 0;
+  for (; i + 4 * kExactLanes <= width; i += 4 * kExactLanes) {
+    add_columns<4 * kExactLanes>(weights, {rows.data + i, rows.count, rows.stride}, sum + i);
+  }
+  for (; i < width; i += kExactLanes) {
+    add_columns<kExactLanes>(weights, {rows.data + i, rows.count, rows.stride}, sum + i);
+  }
+}
+
+// logits[i] = cap tanh((logits[i] + shift) / cap), to 2e-7 cap; tanh from exp(-2 |x|), which cannot
+// overflow.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void cap_logits(T* logits, std::size_t count, T cap, T shift) {
+  const T inverse = T(1) / cap;
+  for (std::size_t i = 0; i < count; ++i) {
+    const T x = (logits[i] + shift) * inverse;
+    const T e = exp_nonpositive(T(-2) * std::abs(x));
+    logits[i] = std::copysign(cap * (T(1) - e) / (T(1) + e), x);
+  }
+}
+
+}  // namespace loops
+}  // namespace detail
+POLARQUANT_END_NAMESPACE

@@ -1,0 +1,81 @@
+// Maxima and exponentials of scores, in plain loops.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "polarquant/base/fixed_math.hpp"
+#include "polarquant/base/float_types.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/base/version.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+namespace detail {
+namespace loops {
+
+// exp(x) for x <= 0, to 2 ULP; 0 below -87. A loop over it vectorises.
+POLARQUANT_ALWAYS_INLINE float exp_nonpositive(float x) {
+  const float clamped = x > -87.0f ? x : -87.0f;
+  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+  const float shifted = clamped * 1.44269504f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  const float f = fused(n, -1.42860677e-6f, fused(n, -0.693145752f, clamped));
+  float series = 1.0f / 5040.0f;
+  series = fused(series, f, 1.0f / 720.0f);
+  series = fused(series, f, 1.0f / 120.0f);
+  series = fused(series, f, 1.0f / 24.0f);
+  series = fused(series, f, 1.0f / 6.0f);
+  series = fused(series, f, 0.5f);
+  series = fused(series, f, 1.0f);
+  series = fused(series, f, 1.0f);
+  const std::uint32_t exponent = (float_bits(shifted) + 127u) << 23;
+  return x > -87.0f ? series * float_from_bits(exponent) : 0.0f;
+}
+POLARQUANT_ALWAYS_INLINE double exp_nonpositive(double x) { return std::exp(x); }
+
+// The largest of `count` values, count > 0.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE T maximum(const T* values, std::size_t count) {
+  T lanes[kTileTokens];
+  for (T& lane : lanes) lane = values[0];
+  std::size_t i = 0;
+  for (; i + kTileTokens <= count; i += kTileTokens) {
+    for (std::size_t t = 0; t < kTileTokens; ++t) {
+      lanes[t] = values[i + t] > lanes[t] ? values[i + t] : lanes[t];
+    }
+  }
+  T result = lanes[0];
+  for (const T lane : lanes) result = lane > result ? lane : result;
+  for (; i < count; ++i) result = values[i] > result ? values[i] : result;
+  return result;
+}
+
+// values[i] = exp(values[i] - largest) for i < count, none of them above `largest`; returns their
+// sum. The scale of the logits is not applied here: a compiler that fuses it with the difference
+// would leave the rounding of a huge `largest` over, and exp of that is anything from 0 to
+// infinity.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE T exponentiate(T* values, std::size_t count, T largest) {
+  T lanes[kTileTokens] = {};
+  std::size_t i = 0;
+  for (; i + kTileTokens <= count; i += kTileTokens) {
+    for (std::size_t t = 0; t < kTileTokens; ++t) {
+      const T weight = exp_nonpositive(values[i + t] - largest);
+      values[i + t] = weight;
+      lanes[t] += weight;
+    }
+  }
+  T total = T(0);
+  for (const T lane : lanes) total += lane;
+  for (; i < count; ++i) {
+    values[i] = exp_nonpositive(values[i] - largest);
+    total += values[i];
+  }
+  return total;
+}
+
+}  // namespace loops
+}  // namespace detail
+POLARQUANT_END_NAMESPACE
