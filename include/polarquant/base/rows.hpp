@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 #include "polarquant/base/version.hpp"
 
@@ -14,9 +15,24 @@ struct Rows {
   std::size_t count = 0;
   std::size_t stride = 0;
 
-  T* row(std::size_t i) const { return data + i * stride; }
+  constexpr Rows() = default;
 
-  operator Rows<const T>() const { return {data, count, stride}; }
+  // Of any integer types, so that an engine's ints come in as they are. None is negative.
+  template <typename Count, typename Stride,
+            typename = std::enable_if_t<std::is_integral_v<Count> && std::is_integral_v<Stride>>>
+  constexpr Rows(T* rows, Count num_rows, Stride distance)
+      : data(rows),
+        count(static_cast<std::size_t>(num_rows)),
+        stride(static_cast<std::size_t>(distance)) {}
+
+  constexpr T* row(std::size_t i) const { return data + i * stride; }
+
+  // Rows from row `first` on, `num_rows` of them, and in each the columns from `column` on.
+  constexpr Rows block(std::size_t first, std::size_t num_rows, std::size_t column = 0) const {
+    return {data + first * stride + column, num_rows, stride};
+  }
+
+  constexpr operator Rows<const T>() const { return {data, count, stride}; }
 };
 
 POLARQUANT_END_NAMESPACE

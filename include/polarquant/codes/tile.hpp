@@ -11,6 +11,10 @@
 #include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
+
+// Tiles that a kernel takes at a time.
+inline constexpr std::size_t kRunTiles = 16;
+
 namespace detail {
 
 // Transposes a 4 x 4 matrix of 16-bit words: row i is in[i * in_stride], four words in a 64-bit

@@ -4,10 +4,9 @@
 
 #include <cstddef>
 
-#include "polarquant/kernels/tiles/fixed_kernels.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/kernels/kernel_table.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>
@@ -25,11 +24,7 @@ struct Avx2Roots {
   }
 };
 
-POLARQUANT_DEFINE_KERNELS(Avx2Kernels, Isa::kAvx2, POLARQUANT_TARGET_AVX2, Avx2Roots);
-
-inline Kernels<float> avx2_fixed_kernels() {
-  return words::FixedKernels<Avx2Kernels<float>>::table("avx2 tiles, 16-bit");
-}
+POLARQUANT_DEFINE_CALLS(Avx2Call, POLARQUANT_TARGET_AVX2);
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

@@ -8,16 +8,15 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "polarquant/base/isa.hpp"
+#include "polarquant/base/rows.hpp"
+#include "polarquant/base/version.hpp"
 #include "polarquant/codes/codec_tables.hpp"
-#include "polarquant/kernels/words/avx512.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
 #include "polarquant/kernels/tiles/avx512_fixed_scores.hpp"
 #include "polarquant/kernels/tiles/avx512_fixed_sums.hpp"
 #include "polarquant/kernels/tiles/avx512_float.hpp"
-#include "polarquant/base/isa.hpp"
-#include "polarquant/kernels/kernel_table.hpp"
-#include "polarquant/base/rows.hpp"
-#include "polarquant/codes/tile_tables.hpp"
-#include "polarquant/base/version.hpp"
+#include "polarquant/kernels/words/avx512.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>
@@ -36,67 +35,49 @@ struct Avx512Roots {
   }
 };
 
-POLARQUANT_DEFINE_KERNELS(Avx512Kernels, Isa::kAvx512, POLARQUANT_TARGET_AVX512, Avx512Roots);
+POLARQUANT_DEFINE_CALLS(Avx512Call, POLARQUANT_TARGET_AVX512);
 
-namespace avx512 {
-
-inline bool has_tile_kernels() {
-  return __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni");
-}
-
-// The kernels on tiles, for formats whose TileTables are usable.
-template <Arithmetic kArithmetic>
-struct TileKernels {
-  static constexpr bool kFixed = kArithmetic == Arithmetic::kFixedPoint;
-
-  static Kernels<float> table() {
-    Kernels<float> kernels = Avx512Kernels<float>::table();
-    kernels.name = kFixed ? "avx512 tiles, 16-bit" : "avx512 tiles";
-    kernels.prepare_query = prepare_query;
-    kernels.score_tiles = score_tiles;
-    kernels.accumulate_tiles = accumulate_tiles;
-    return kernels;
+// The kernels on tiles, as TileKernels takes them.
+struct Avx512FixedTiles {
+  static void prepare(const CodecTables& tables, const float* query, float* prepared) {
+    avx512::prepare_query_fixed(tables, query, prepared);
   }
-
- private:
-  static void prepare_query(const CodecTables& tables, const float* query, float* prepared) {
-    Avx512Kernels<float>::prepare_query(tables, query, prepared);
-    float* const own = prepared + tables.tile_tables_offset();
-    if constexpr (kFixed) {
-      prepare_query_fixed(tables, query, own);
-    } else {
-      std::copy_n(query, tables.head_dim(), own);
-    }
+  static void score(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
+                    Rows<const float> prepared, const loops::TileScratch<float>& scratch,
+                    Rows<float> scores) {
+    avx512::score_tiles_fixed(tables, tiles, num_tiles, prepared, scratch, scores);
   }
-
-  static void score_tiles(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
-                          Rows<const float> prepared, const loops::TileScratch<float>& scratch,
-                          Rows<float> scores) {
-    const Rows<const float> own = {prepared.data + tables.tile_tables_offset(), prepared.count,
-                                   prepared.stride};
-    if constexpr (kFixed) {
-      score_tiles_fixed(tables, tiles, num_tiles, own, scratch, scores);
-    } else {
-      const auto kernel =
-          needs_wide_tables(tables) ? score_tiles_float<true> : score_tiles_float<false>;
-      kernel(tables, tiles, num_tiles, own, scratch.kernel, scores);
-    }
-  }
-
-  static void accumulate_tiles(const CodecTables& tables, const std::byte* tiles,
-                               std::size_t num_tiles, Rows<const float> weights,
-                               const loops::TileScratch<float>& scratch, Rows<float> sums) {
-    if constexpr (kFixed) {
-      accumulate_tiles_fixed(tables, tiles, num_tiles, weights, scratch, sums);
-    } else {
-      const auto kernel =
-          needs_wide_tables(tables) ? accumulate_tiles_float<true> : accumulate_tiles_float<false>;
-      kernel(tables, tiles, num_tiles, weights, scratch.kernel, sums);
-    }
+  static void accumulate(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
+                         Rows<const float> weights, const loops::TileScratch<float>& scratch,
+                         Rows<float> sums) {
+    avx512::accumulate_tiles_fixed(tables, tiles, num_tiles, weights, scratch, sums);
   }
 };
 
-}  // namespace avx512
+struct Avx512FloatTiles {
+  static void prepare(const CodecTables& tables, const float* query, float* prepared) {
+    std::copy_n(query, tables.head_dim(), prepared);
+  }
+  static void score(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
+                    Rows<const float> prepared, const loops::TileScratch<float>& scratch,
+                    Rows<float> scores) {
+    const auto kernel = avx512::needs_wide_tables(tables) ? avx512::score_tiles_float<true>
+                                                          : avx512::score_tiles_float<false>;
+    kernel(tables, tiles, num_tiles, prepared, scratch.kernel, scores);
+  }
+  static void accumulate(const CodecTables& tables, const std::byte* tiles, std::size_t num_tiles,
+                         Rows<const float> weights, const loops::TileScratch<float>& scratch,
+                         Rows<float> sums) {
+    const auto kernel = avx512::needs_wide_tables(tables) ? avx512::accumulate_tiles_float<true>
+                                                          : avx512::accumulate_tiles_float<false>;
+    kernel(tables, tiles, num_tiles, weights, scratch.kernel, sums);
+  }
+};
+
+inline bool has_avx512_tiles() {
+  return __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni");
+}
+
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
 POLARQUANT_AVX512_END

@@ -1,53 +1,86 @@
-// The choice of an instruction set at run time.
+// The choice of kernels for an instruction set, at run time.
 #pragma once
 
 #include <type_traits>
 
+#include "polarquant/base/isa.hpp"
+#include "polarquant/base/version.hpp"
 #include "polarquant/codes/codec_tables.hpp"
 #include "polarquant/kernels/avx2.hpp"
 #include "polarquant/kernels/avx512.hpp"
-#include "polarquant/base/isa.hpp"
+#include "polarquant/kernels/fixed_tiles.hpp"
 #include "polarquant/kernels/kernel_table.hpp"
 #include "polarquant/kernels/neon.hpp"
 #include "polarquant/kernels/scalar.hpp"
-#include "polarquant/base/version.hpp"
+#include "polarquant/kernels/tile_kernels.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-// The kernels of choose_isa() for codes with these tables. Throws what choose_isa throws.
-template <typename T>
-Kernels<T> choose_kernels(const CodecTables& tables, Arithmetic arithmetic) {
-  const Isa isa = choose_isa();
-  // Of T = float.
-  const bool tiles = tables.tile_tables.usable;
-  const bool fixed_tiles = tiles && arithmetic == Arithmetic::kFixedPoint;
-  static_cast<void>(fixed_tiles);
+template <typename A>
+VectorKernels<A> choose_vector_kernels(Isa isa) {
   switch (isa) {
 #if POLARQUANT_X86
     case Isa::kAvx512:
-      if constexpr (std::is_same_v<T, float>) {
-        if (tiles && avx512::has_tile_kernels()) {
-          return fixed_tiles ? avx512::TileKernels<Arithmetic::kFixedPoint>::table()
-                             : avx512::TileKernels<Arithmetic::kExact>::table();
-        }
-      }
-      return Avx512Kernels<T>::table();
+      return VectorKernels<A>::template compiled<Avx512Call>();
     case Isa::kAvx2:
-      if constexpr (std::is_same_v<T, float>) {
-        if (fixed_tiles) return avx2_fixed_kernels();
-      }
-      return Avx2Kernels<T>::table();
+      return VectorKernels<A>::template compiled<Avx2Call>();
 #elif POLARQUANT_NEON
     case Isa::kNeon:
-      if constexpr (std::is_same_v<T, float>) {
-        if (fixed_tiles) return neon_fixed_kernels();
-      }
-      return NeonKernels<T>::table();
+      return VectorKernels<A>::template compiled<NeonCall>();
 #endif
     default:
-      return ScalarKernels<T>::table();
+      return VectorKernels<A>::template compiled<ScalarCall>();
   }
+}
+
+// The loops for double, which has no kernels on tiles.
+template <typename A>
+PolarKernels<A> choose_polar_loops(Isa isa) {
+  switch (isa) {
+#if POLARQUANT_X86
+    case Isa::kAvx512:
+      return PolarKernels<A>::template compiled<Avx512Call, Avx512Roots>("avx512 loops");
+    case Isa::kAvx2:
+      return PolarKernels<A>::template compiled<Avx2Call, Avx2Roots>("avx2 loops");
+#elif POLARQUANT_NEON
+    case Isa::kNeon:
+      return PolarKernels<A>::template compiled<NeonCall, NeonRoots>("neon loops");
+#endif
+    default:
+      return PolarKernels<A>::template compiled<ScalarCall, loops::PlainRoots>("scalar loops");
+  }
+}
+
+// The kernels for codes with these tables.
+template <typename A>
+PolarKernels<A> choose_polar_kernels(Isa isa, const CodecTables& tables, Arithmetic arithmetic) {
+  const bool is_fixed = arithmetic == Arithmetic::kFixedPoint;
+  static_cast<void>(is_fixed);
+  if constexpr (std::is_same_v<A, float>) {
+    if (tables.tile_tables.usable) {
+      switch (isa) {
+#if POLARQUANT_X86
+        case Isa::kAvx512:
+          if (!has_avx512_tiles()) break;
+          return is_fixed ? TileKernels<Avx512FixedTiles, Avx512Call, Avx512Roots>::table(
+                                "avx512 tiles, 16-bit")
+                          : TileKernels<Avx512FloatTiles, Avx512Call, Avx512Roots>::table(
+                                "avx512 tiles");
+        case Isa::kAvx2:
+          if (!is_fixed) break;
+          return TileKernels<FixedTiles, Avx2Call, Avx2Roots>::table("avx2 tiles, 16-bit");
+#elif POLARQUANT_NEON
+        case Isa::kNeon:
+          if (!is_fixed) break;
+          return TileKernels<FixedTiles, NeonCall, NeonRoots>::table("neon tiles, 16-bit");
+#endif
+        default:
+          break;
+      }
+    }
+  }
+  return choose_polar_loops<A>(isa);
 }
 
 }  // namespace detail

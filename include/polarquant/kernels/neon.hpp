@@ -4,10 +4,9 @@
 
 #include <cstddef>
 
-#include "polarquant/kernels/tiles/fixed_kernels.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/kernels/kernel_table.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
 
 #if POLARQUANT_NEON
 #include <arm_neon.h>
@@ -23,11 +22,7 @@ struct NeonRoots {
   }
 };
 
-POLARQUANT_DEFINE_KERNELS(NeonKernels, Isa::kNeon, , NeonRoots);
-
-inline Kernels<float> neon_fixed_kernels() {
-  return words::FixedKernels<NeonKernels<float>>::table("neon tiles, 16-bit");
-}
+POLARQUANT_DEFINE_CALLS(NeonCall, );
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

@@ -1,0 +1,261 @@
+// The paper's codec: rotate, transform, quantize, pack, and back.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "polarquant/base/aligned_memory.hpp"
+#include "polarquant/base/checksum.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/base/rows.hpp"
+#include "polarquant/base/version.hpp"
+#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/codec_format.hpp"
+#include "polarquant/codec/row_encoder.hpp"
+#include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/codes/tile.hpp"
+#include "polarquant/kernels/dispatch.hpp"
+#include "polarquant/method/codebook.hpp"
+#include "polarquant/method/polar_format.hpp"
+#include "polarquant/method/rotation.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+namespace detail {
+
+// Over every centroid: equal for equal codebooks, on every platform.
+inline std::uint64_t checksum_of(const CodebookSet& codebooks) {
+  Checksum checksum;
+  for (const std::vector<AngleCodebook>* set : {&codebooks.levels, &codebooks.joins}) {
+    for (const AngleCodebook& codebook : *set) {
+      checksum.add(codebook.centroids().data(), codebook.centroids().size() * sizeof(double));
+    }
+  }
+  return checksum.value();
+}
+
+class PolarModel final : public FormatModel {
+ public:
+  explicit PolarModel(const PolarFormat& given) : format(given) {}
+
+  static constexpr const char* kFamily = "polar";
+  const char* family() const override { return kFamily; }
+  int head_dim() const override { return format.head_dim; }
+  std::size_t bytes_per_vector() const override { return format.bytes_per_vector(); }
+  bool is_uncompressed() const override { return format.is_uncompressed(); }
+  FloatType number_type() const override { return format.radius_type; }
+  double expected_relative_mse() const override { return format.expected_relative_mse(); }
+  std::string problem() const override { return format.problem(); }
+
+  std::string description() const override {
+    return (format.is_uncompressed() ? "uncompressed " : "polar ") + format.description() +
+           " at head_dim " + std::to_string(format.head_dim) +
+           (format.codebooks == nullptr ? "" : ", given codebooks");
+  }
+
+  std::vector<CodecSetting> settings() const override {
+    std::vector<CodecSetting> result;
+    const auto number = [&result](std::string name, auto value) {
+      result.push_back({std::move(name), static_cast<std::uint64_t>(value)});
+    };
+    const int num_joins = format.is_uncompressed() ? 0 : format.shape().num_joins();
+    number("head_dim", format.head_dim);
+    number("levels", format.levels);
+    number("radius_type", format.radius_type);
+    number("radius_meaning",
+           format.is_uncompressed() ? RadiusMeaning::kNorm : format.radius_meaning);
+    for (int i = 0; i < PolarFormat::kMaxLevels; ++i) {
+      number("bits of level " + std::to_string(i + 1),
+             i < format.levels ? format.level_bits[static_cast<std::size_t>(i)] : 0);
+    }
+    for (int i = 0; i < PolarFormat::kMaxJoins; ++i) {
+      number("bits of join " + std::to_string(i),
+             i < num_joins ? format.join_bits[static_cast<std::size_t>(i)] : 0);
+    }
+    number("checksum of the codebooks", checksum_of(codebooks_of(format)));
+    return result;
+  }
+
+  PolarFormat format;
+};
+
+}  // namespace detail
+
+// Codes of the recursive polar transform (arXiv 2502.02617); see Codec for what it does.
+//
+// Kernels on tiles need A = float and a format as TileTables wants it: head_dim a multiple of 16,
+// bfloat16 radii, at least 4 levels (full depth or blocks of 16), at most 5 bits per angle. A
+// vector whose largest entry is below 2^-160 is taken for zero (unless uncompressed).
+template <typename A>
+class PolarCodec final : public Codec<A> {
+ public:
+  // Throws std::invalid_argument if the format is invalid or is not as wide as the rotation; what
+  // choose_isa throws. For codebooks that are given the factor of kUnbiased still assumes the law.
+  PolarCodec(const PolarFormat& format, std::shared_ptr<const Rotation> rotation,
+             Arithmetic arithmetic = Arithmetic::kFixedPoint, std::optional<Isa> isa = {})
+      : PolarCodec(format, CodecSetup{std::move(rotation), arithmetic, isa}) {}
+  PolarCodec(const PolarFormat& format, CodecSetup setup)
+      : Codec<A>(format, std::move(setup)),
+        tables_(format, detail::codebooks_of(format)),
+        kernels_(detail::choose_polar_kernels<A>(this->isa(), tables_, this->arithmetic())) {
+    this->set_sizes({Scratch(tables_, nullptr).num_bytes, tables_.prepared_size(),
+                     tables_.head_dim() * kTileTokens});
+  }
+
+  const char* kernel_name() const noexcept override { return kernels_.name; }
+
+  std::size_t memory_bytes() const noexcept override {
+    return sizeof(*this) + this->rotation().memory_bytes() + tables_.memory_bytes();
+  }
+
+  // For tests: what the kernels read.
+  const detail::CodecTables& tables() const { return tables_; }
+  const detail::PolarKernels<A>& kernels() const { return kernels_; }
+
+ private:
+  // Sizes::scratch_bytes, divided up. Encoding and decoding take turns in it.
+  struct Scratch {
+    Scratch(const detail::CodecTables& tables, std::byte* base) {
+      const std::size_t d = tables.head_dim();
+      detail::ScratchArena arena(base);
+      code = arena.take<std::byte>(tables.layout.num_bytes());
+      scales = arena.take<double>(kTileTokens);
+      encode = {arena.take<float>(kTileTokens * d), arena.take<float>(kTileTokens * d),
+                arena.take<float>(kTileTokens * d), arena.take<std::uint8_t>(kTileTokens * d)};
+      tile = {arena.take<A>(kTileTokens * d), arena.take<A>(kTileTokens * d),
+              arena.take<std::uint8_t>(kTileTokens * d),
+              arena.take<std::byte>(tables.kernel_scratch_bytes()), nullptr};
+      num_bytes = arena.used();
+    }
+
+    std::byte* code;
+    double* scales;
+    detail::loops::EncodeScratch encode;
+    detail::loops::TileScratch<A> tile;
+    std::size_t num_bytes;
+  };
+
+  EncodeResult encode_slots(Rows<const A> rows, std::size_t first_slot, std::byte* tile,
+                            std::byte* scratch) const noexcept override {
+    if (tables_.format.is_uncompressed()) return store_slots(rows, first_slot, tile, scratch);
+    const Scratch work(tables_, scratch);
+    const detail::ScaledLanes lanes = {tables_.head_dim(), work.scales, work.encode.given};
+    if (rows.count == kTileTokens && lanes.load_rows(rows, kTileTokens) == kTileTokens &&
+        kernels_.encode_tile(tables_, this->rotation(), work.scales, work.encode, tile)) {
+      return {rows.count, EncodeFailure::kNone};
+    }
+    // Few rows, or one of the tile that cannot be encoded and is to be found.
+    for (std::size_t row = 0; row < rows.count; ++row) {
+      if (!lanes.load_row(rows.row(row), 1, 0)) return {row, EncodeFailure::kNotFinite};
+      if (!kernels_.encode_row(tables_, this->rotation(), work.scales, work.encode, work.code)) {
+        return {row, EncodeFailure::kOutOfRange};
+      }
+      write_tile_slot(tile, tables_.layout.num_bytes(), first_slot + row, work.code);
+    }
+    return {rows.count, EncodeFailure::kNone};
+  }
+
+  // Uncompressed: every number as it is.
+  EncodeResult store_slots(Rows<const A> rows, std::size_t first_slot, std::byte* tile,
+                           std::byte* scratch) const noexcept {
+    const Scratch work(tables_, scratch);
+    const FloatType type = tables_.format.radius_type;
+    const std::size_t bytes = static_cast<std::size_t>(float_type_bytes(type));
+    for (std::size_t row = 0; row < rows.count; ++row) {
+      const double largest = detail::largest_magnitude<A>(rows.row(row), tables_.head_dim());
+      if (largest > std::numeric_limits<double>::max()) return {row, EncodeFailure::kNotFinite};
+      for (std::size_t i = 0; i < tables_.head_dim(); ++i) {
+        if (!detail::loops::store_radius(type, static_cast<double>(rows.row(row)[i]),
+                                         work.code + i * bytes)) {
+          return {row, EncodeFailure::kOutOfRange};
+        }
+      }
+      write_tile_slot(tile, tables_.layout.num_bytes(), first_slot + row, work.code);
+    }
+    return {rows.count, EncodeFailure::kNone};
+  }
+
+  void decode_slots(const std::byte* tile, Rows<A> rows,
+                    std::byte* scratch) const noexcept override {
+    kernels_.decode_tile(tables_, this->rotation(), tile, Scratch(tables_, scratch).tile, rows);
+  }
+
+  void expand_code(const std::byte* code, A* rotated, std::byte* scratch) const noexcept override {
+    const Scratch work(tables_, scratch);
+    kernels_.expand_row(tables_, code, work.tile);
+    std::copy_n(work.tile.values, tables_.head_dim(), rotated);
+  }
+
+  void prepare_rotated(const A* rotated, A* prepared, std::byte*) const noexcept override {
+    kernels_.prepare_query(tables_, rotated, prepared);
+  }
+
+  A dot_code(const A* prepared, const std::byte* code,
+             std::byte* scratch) const noexcept override {
+    return kernels_.dot_row(tables_, code, prepared, Scratch(tables_, scratch).tile);
+  }
+
+  void score_run(Rows<const A> prepared, const std::byte* tiles, std::size_t num_tiles,
+                 Rows<A> scores, const std::byte* next,
+                 std::byte* scratch) const noexcept override {
+    Scratch work(tables_, scratch);
+    work.tile.next = next;
+    kernels_.score_tiles(tables_, tiles, num_tiles, prepared, work.tile, scores);
+  }
+
+  void accumulate_run(Rows<const A> weights, const std::byte* tiles, std::size_t num_tiles,
+                      Rows<A> sums, const std::byte* next,
+                      std::byte* scratch) const noexcept override {
+    Scratch work(tables_, scratch);
+    work.tile.next = next;
+    kernels_.accumulate_tiles(tables_, tiles, num_tiles, weights, work.tile, sums);
+  }
+
+  void reduce_sum(const A* sum, A factor, A* rotated) const noexcept override {
+    this->vectors().reduce_lanes(sum, tables_.head_dim(), factor, rotated);
+  }
+
+  detail::CodecTables tables_;
+  detail::PolarKernels<A> kernels_;
+};
+
+inline CodecFormat::CodecFormat(const PolarFormat& format)
+    : model_(std::make_shared<const detail::PolarModel>(format)) {}
+
+inline const PolarFormat* CodecFormat::polar() const {
+  if (model_ == nullptr || model_->family() != std::string(detail::PolarModel::kFamily)) {
+    return nullptr;
+  }
+  return &static_cast<const detail::PolarModel*>(model_.get())->format;
+}
+
+// The codec of a format. Throws what the codec's constructor throws, and std::invalid_argument if
+// the family has none for A.
+template <typename A>
+std::shared_ptr<const Codec<A>> make_codec(const CodecFormat& format, const CodecSetup& setup) {
+  const std::string found = format.problem();
+  if (!found.empty()) detail::throw_invalid_argument(found);
+  // The library's own are named here and not in their models, so that a program compiles those of
+  // the types that it uses.
+  if (const PolarFormat* const polar = format.polar()) {
+    return std::make_shared<const PolarCodec<A>>(*polar, setup);
+  }
+  std::shared_ptr<const Codec<A>> codec;
+  if constexpr (std::is_same_v<A, float>) {
+    codec = format.model().make_float(setup);
+  } else {
+    codec = format.model().make_double(setup);
+  }
+  if (codec != nullptr) return codec;
+  detail::throw_invalid_argument(format.description() + " has no codec for results of " +
+                                 (std::is_same_v<A, float> ? "float" : "double"));
+}
+
+POLARQUANT_END_NAMESPACE
