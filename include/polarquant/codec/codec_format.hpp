@@ -1,6 +1,7 @@
 // The format of a side of a cache, whatever family of codes it belongs to.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -61,9 +62,19 @@ class FormatModel {
   // The first rule that is broken, with the value that breaks it; empty if all hold.
   virtual std::string problem() const = 0;
 
-  // What a saved file says of the format, always as many numbers; they decide whether two formats
-  // of a family are equal.
+  // What a saved file says of the format, always as many numbers, which decide its codes.
   virtual std::vector<CodecSetting> settings() const = 0;
+
+  // Whether a format of the same family has the same codes.
+  virtual bool equals(const FormatModel& other) const {
+    const std::vector<CodecSetting> own = settings();
+    const std::vector<CodecSetting> others = other.settings();
+    return std::equal(own.begin(), own.end(), others.begin(), others.end(),
+                      [](const CodecSetting& x, const CodecSetting& y) { return x.value == y.value; });
+  }
+
+  // The library's own format that this is a model of, if it is one.
+  virtual const PolarFormat* polar() const { return nullptr; }
 
   // The codec of a valid format; null: none for this type of results.
   virtual std::shared_ptr<const Codec<float>> make_float(const CodecSetup&) const { return {}; }
@@ -81,7 +92,7 @@ class CodecFormat {
   bool is_set() const { return model_ != nullptr; }
 
   // The library's own format in it, or null.
-  const PolarFormat* polar() const;
+  const PolarFormat* polar() const { return is_set() ? model_->polar() : nullptr; }
 
   // What follows throws std::invalid_argument if no format is set.
   int head_dim() const { return model().head_dim(); }
@@ -107,14 +118,7 @@ class CodecFormat {
   friend bool operator==(const CodecFormat& x, const CodecFormat& y) {
     if (x.model_ == y.model_) return true;
     if (!x.is_set() || !y.is_set()) return false;
-    if (std::string(x.model_->family()) != y.model_->family()) return false;
-    const std::vector<CodecSetting> own = x.model_->settings();
-    const std::vector<CodecSetting> other = y.model_->settings();
-    if (own.size() != other.size()) return false;
-    for (std::size_t i = 0; i < own.size(); ++i) {
-      if (own[i].value != other[i].value) return false;
-    }
-    return true;
+    return std::string(x.model_->family()) == y.model_->family() && x.model_->equals(*y.model_);
   }
   friend bool operator!=(const CodecFormat& x, const CodecFormat& y) { return !(x == y); }
 

@@ -45,8 +45,8 @@ class PolarModel final : public FormatModel {
  public:
   explicit PolarModel(const PolarFormat& given) : format(given) {}
 
-  static constexpr const char* kFamily = "polar";
-  const char* family() const override { return kFamily; }
+  const char* family() const override { return "polar"; }
+  const PolarFormat* polar() const override { return &format; }
   int head_dim() const override { return format.head_dim; }
   std::size_t bytes_per_vector() const override { return format.bytes_per_vector(); }
   bool is_uncompressed() const override { return format.is_uncompressed(); }
@@ -81,6 +81,10 @@ class PolarModel final : public FormatModel {
     }
     number("checksum of the codebooks", checksum_of(codebooks_of(format)));
     return result;
+  }
+
+  bool equals(const FormatModel& other) const override {
+    return other.polar() != nullptr && *other.polar() == format;
   }
 
   PolarFormat format;
@@ -228,13 +232,6 @@ class PolarCodec final : public Codec<A> {
 
 inline CodecFormat::CodecFormat(const PolarFormat& format)
     : model_(std::make_shared<const detail::PolarModel>(format)) {}
-
-inline const PolarFormat* CodecFormat::polar() const {
-  if (model_ == nullptr || model_->family() != std::string(detail::PolarModel::kFamily)) {
-    return nullptr;
-  }
-  return &static_cast<const detail::PolarModel*>(model_.get())->format;
-}
 
 // The codec of a format. Throws what the codec's constructor throws, and std::invalid_argument if
 // the family has none for A.

@@ -1,36 +1,23 @@
-// How a cache is set up, and the codecs that the caches of all layers share.
+// How a cache is set up.
 #pragma once
 
-#include <Eigen/Core>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "polarquant/method/codebook.hpp"
-#include "polarquant/codec/codec.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
-#include "polarquant/method/polar_format.hpp"
-#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/base/isa.hpp"
+#include "polarquant/base/version.hpp"
+#include "polarquant/codec/codec_format.hpp"
+#include "polarquant/codec/polar_codec.hpp"
+#include "polarquant/codes/tile.hpp"
 #include "polarquant/method/rotation.hpp"
 #include "polarquant/storage/page_pool.hpp"
-#include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
-
-// A row-major matrix of T. Not over-aligned: an aligned Eigen matrix allocates and frees in a way
-// that depends on -m flags, and so must not pass between units compiled with different ones.
-template <typename T>
-using RowMatrix =
-    Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor | Eigen::DontAlign>;
-
-// Any row-major matrix, block or Eigen::Map of T with contiguous rows, without a copy; anything
-// else (a column-major matrix, an expression) is copied.
-template <typename T>
-using RowMatrixRef = Eigen::Ref<const RowMatrix<T>, 0, Eigen::OuterStride<>>;
 
 // What is subtracted from keys and from values before they are rotated and encoded: one vector per
 // KV head and side. Keys of a real model have a large mean (about half of their energy), and bits
@@ -47,15 +34,18 @@ enum class Centering : std::uint8_t {
 struct KVCacheConfig {
   int num_kv_heads = 1;
   int num_query_heads = 1;  // a multiple of num_kv_heads
-  PolarFormat key_format = PolarFormat::uncompressed(128);
-  PolarFormat value_format = PolarFormat::uncompressed(128);
+
+  // To be set: PolarFormat::full_depth(head_dim, 4.25) is a good start.
+  CodecFormat key_format;
+  CodecFormat value_format;
+
   RotationKind rotation = RotationKind::kHaar;
   std::uint64_t seed = 0;
   Arithmetic arithmetic = Arithmetic::kFixedPoint;
 
-  // Codebooks fitted to data (online_codebooks); null: the offline ones.
-  std::shared_ptr<const CodebookSet> key_codebooks;
-  std::shared_ptr<const CodebookSet> value_codebooks;
+  // The instruction set of the kernels. Empty: the best of the machine, or what the environment
+  // variable POLARQUANT_ISA names.
+  std::optional<Isa> isa;
 
   // Where the pages of codes come from; operator new by default.
   PageAllocator allocator;
@@ -68,7 +58,7 @@ struct KVCacheConfig {
   // The sinks by default are what makes centring pay: docs/design.md.
   std::size_t num_sink_tokens = 4;
   std::size_t num_recent_tokens = kTileTokens;
-  FloatType exact_type = FloatType::kFloat32;
+  std::optional<FloatType> exact_type;  // empty: that of the cache's keys and values
 
   Centering centering = Centering::kEstimated;
   std::size_t num_centering_tokens = 128;
@@ -78,34 +68,18 @@ struct KVCacheConfig {
   std::vector<float> key_mean;
   std::vector<float> value_mean;
 
-  static constexpr std::size_t kAllTokens = std::size_t{1} << 40;
+  // 2^40, or what a machine of 32 bits has instead.
+  static constexpr std::size_t kAllTokens = static_cast<std::size_t>(
+      std::uint64_t{1} << (sizeof(std::size_t) > 4 ? 40 : 30));
+
+  // Columns of the matrices of keys, values, queries and outputs.
+  std::size_t key_columns() const { return columns(num_kv_heads, key_format); }
+  std::size_t value_columns() const { return columns(num_kv_heads, value_format); }
+  std::size_t query_columns() const { return columns(num_query_heads, key_format); }
+  std::size_t output_columns() const { return columns(num_query_heads, value_format); }
 
   // The first rule that is broken, with the value that breaks it; empty if all hold.
-  std::string problem() const {
-    if (num_kv_heads < 1) {
-      return "num_kv_heads is " + std::to_string(num_kv_heads) + ", must be at least 1";
-    }
-    if (num_query_heads < 1 || num_query_heads % num_kv_heads != 0) {
-      return "num_query_heads is " + std::to_string(num_query_heads) +
-             ", must be a multiple of num_kv_heads = " + std::to_string(num_kv_heads);
-    }
-    if (arithmetic != Arithmetic::kExact && arithmetic != Arithmetic::kFixedPoint) {
-      return "arithmetic is " + std::to_string(static_cast<int>(arithmetic)) +
-             ", must be kExact or kFixedPoint";
-    }
-    for (const PolarFormat* format : {&key_format, &value_format}) {
-      const std::string of_format = format->problem();
-      if (!of_format.empty()) return of_format;
-    }
-    for (const std::string& found :
-         {codebook_problem("key_codebooks", key_codebooks.get(), key_format),
-          codebook_problem("value_codebooks", value_codebooks.get(), value_format), exact_problem(),
-          allocator.problem()}) {
-      if (!found.empty()) return found;
-    }
-    const std::string of_keys = mean_problem("key_mean", key_mean, key_format);
-    return of_keys.empty() ? mean_problem("value_mean", value_mean, value_format) : of_keys;
-  }
+  std::string problem() const;
 
   // Throws std::invalid_argument with problem(), if there is one.
   void validate() const {
@@ -114,126 +88,92 @@ struct KVCacheConfig {
   }
 
  private:
-  static std::string codebook_problem(const char* name, const CodebookSet* given,
-                                      const PolarFormat& format) {
-    if (given == nullptr) return {};
-    const std::size_t num_levels = static_cast<std::size_t>(format.levels);
-    const std::size_t num_joins =
-        format.is_uncompressed() ? 0 : static_cast<std::size_t>(format.shape().num_joins());
-    const std::string of_levels =
-        codebook_problem(given->levels, format.level_bits.data(), num_levels, "level");
-    const std::string found =
-        of_levels.empty()
-            ? codebook_problem(given->joins, format.join_bits.data(), num_joins, "join")
-            : of_levels;
-    return found.empty() ? found : std::string(name) + ": " + found;
+  static std::size_t columns(int num_heads, const CodecFormat& format) {
+    return static_cast<std::size_t>(num_heads) * static_cast<std::size_t>(format.head_dim());
   }
-
-  static std::string codebook_problem(const std::vector<AngleCodebook>& given,
-                                      const std::uint8_t* bits, std::size_t count,
-                                      const std::string& what) {
-    if (given.size() != count) {
-      return "codebooks for " + std::to_string(given.size()) + " " + what + "s, the format has " +
-             std::to_string(count);
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-      if (given[i].bits() == bits[i]) continue;
-      return "the codebook of " + what + " number " + std::to_string(i) + " has " +
-             std::to_string(given[i].bits()) + " bits, must have " + std::to_string(bits[i]);
-    }
-    return {};
-  }
-
-  std::string exact_problem() const {
-    if (num_sink_tokens > kAllTokens || num_recent_tokens > kAllTokens) {
-      return "num_sink_tokens is " + std::to_string(num_sink_tokens) + ", num_recent_tokens " +
-             std::to_string(num_recent_tokens) + ": must be at most kAllTokens = 2^40";
-    }
-    if (static_cast<int>(exact_type) > static_cast<int>(FloatType::kFloat64)) {
-      return "exact_type is " + std::to_string(static_cast<int>(exact_type)) + ", not a FloatType";
-    }
-    if (static_cast<int>(centering) > static_cast<int>(Centering::kEstimated)) {
-      return "centering is " + std::to_string(static_cast<int>(centering)) + ", not a Centering";
-    }
-    if (centering == Centering::kEstimated &&
-        (num_centering_tokens < 1 || num_centering_tokens > kAllTokens)) {
-      return "num_centering_tokens is " + std::to_string(num_centering_tokens) +
-             ", must be 1 .. 2^40";
-    }
-    if (centering == Centering::kGiven && key_mean.empty() && value_mean.empty()) {
-      return "centering is kGiven, but key_mean and value_mean are empty";
-    }
-    return {};
-  }
-
+  std::string segment_problem() const;
   std::string mean_problem(const char* name, const std::vector<float>& mean,
-                           const PolarFormat& format) const {
-    if (mean.empty()) return {};
-    if (centering != Centering::kGiven) {
-      return std::string(name) + " is given, but centering is not kGiven";
-    }
-    const std::size_t size =
-        static_cast<std::size_t>(num_kv_heads) * static_cast<std::size_t>(format.head_dim);
-    if (mean.size() != size) {
-      return std::string(name) + " has " + std::to_string(mean.size()) +
-             " entries, must have num_kv_heads * head_dim = " + std::to_string(size);
-    }
-    for (std::size_t i = 0; i < size; ++i) {
-      if (std::isfinite(mean[i])) continue;
-      return std::string(name) + " has a NaN or an infinity in entry " + std::to_string(i);
-    }
-    return {};
-  }
+                           const CodecFormat& format) const;
 };
 
 // Whether a cache can be made of a configuration, and if not, why not. Nothing that is supported
 // falls back to less than was asked; which kernels run is kernel_name()'s answer.
-struct Support {
+struct [[nodiscard]] Support {
   std::string reason;  // empty if supported
 
   explicit operator bool() const { return reason.empty(); }
 };
 inline Support is_supported(const KVCacheConfig& config) { return {config.problem()}; }
 
-// The codecs of keys and of values: what the caches of all layers and sequences share. Immutable.
-template <typename T>
-struct KVCodec {
-  PolarCodec<T> keys;
-  PolarCodec<T> values;
-
-  // Throws what KVCacheConfig::validate and PolarCodec throw.
-  explicit KVCodec(const KVCacheConfig& config) : KVCodec(config, make_key_rotation(config)) {}
-
-  // Rotations and tables. Keys and values of equal width share a rotation.
-  std::size_t memory_bytes() const {
-    const bool shared = &keys.rotation() == &values.rotation();
-    return keys.memory_bytes() + values.memory_bytes() -
-           (shared ? keys.rotation().memory_bytes() : 0);
+inline std::string KVCacheConfig::problem() const {
+  using detail::message;
+  if (num_kv_heads < 1) return message({"num_kv_heads is ", num_kv_heads, ", must be at least 1"});
+  if (num_query_heads < 1 || num_query_heads % num_kv_heads != 0) {
+    return message({"num_query_heads is ", num_query_heads,
+                    ", must be a multiple of num_kv_heads = ", num_kv_heads});
   }
-
- private:
-  KVCodec(const KVCacheConfig& config, const std::shared_ptr<const Rotation>& key_rotation)
-      : keys(make_codec(config.key_format, key_rotation, config.key_codebooks, config.arithmetic)),
-        values(make_codec(config.value_format,
-                          config.value_format.head_dim == config.key_format.head_dim
-                              ? key_rotation
-                              : std::make_shared<const Rotation>(
-                                    config.rotation, config.value_format.head_dim, config.seed),
-                          config.value_codebooks, config.arithmetic)) {}
-
-  static std::shared_ptr<const Rotation> make_key_rotation(const KVCacheConfig& config) {
-    config.validate();
-    return std::make_shared<const Rotation>(config.rotation, config.key_format.head_dim,
-                                            config.seed);
+  for (const auto& [name, format] : {std::pair<const char*, const CodecFormat&>{"key_format", key_format},
+                                     std::pair<const char*, const CodecFormat&>{"value_format", value_format}}) {
+    const std::string found = format.problem();
+    if (!found.empty()) return message({name, ": ", found});
   }
-
-  static PolarCodec<T> make_codec(const PolarFormat& format,
-                                  const std::shared_ptr<const Rotation>& rotation,
-                                  const std::shared_ptr<const CodebookSet>& codebooks,
-                                  Arithmetic arithmetic) {
-    return codebooks == nullptr ? PolarCodec<T>(format, rotation, arithmetic)
-                                : PolarCodec<T>(format, rotation, *codebooks, arithmetic);
+  if (static_cast<int>(rotation) > static_cast<int>(RotationKind::kHaar)) {
+    return message({"rotation is ", static_cast<int>(rotation), ", not a RotationKind"});
   }
-};
+  if (arithmetic != Arithmetic::kExact && arithmetic != Arithmetic::kFixedPoint) {
+    return message({"arithmetic is ", static_cast<int>(arithmetic), ", not an Arithmetic"});
+  }
+  for (const std::string& found :
+       {isa_problem(isa), segment_problem(), allocator.problem(),
+        mean_problem("key_mean", key_mean, key_format),
+        mean_problem("value_mean", value_mean, value_format)}) {
+    if (!found.empty()) return found;
+  }
+  return {};
+}
+
+inline std::string KVCacheConfig::segment_problem() const {
+  using detail::message;
+  for (const auto& [name, count] : {std::pair<const char*, std::size_t>{"num_sink_tokens", num_sink_tokens},
+                                    std::pair<const char*, std::size_t>{"num_recent_tokens", num_recent_tokens}}) {
+    if (count > kAllTokens) {
+      return message({name, " is ", count, ", must be at most kAllTokens = ", kAllTokens});
+    }
+  }
+  if (exact_type && static_cast<int>(*exact_type) > static_cast<int>(FloatType::kFloat64)) {
+    return message({"exact_type is ", static_cast<int>(*exact_type), ", not a FloatType"});
+  }
+  if (static_cast<int>(centering) > static_cast<int>(Centering::kEstimated)) {
+    return message({"centering is ", static_cast<int>(centering), ", not a Centering"});
+  }
+  if (centering == Centering::kEstimated &&
+      (num_centering_tokens < 1 || num_centering_tokens > kAllTokens)) {
+    return message({"num_centering_tokens is ", num_centering_tokens,
+                    ", must be 1 .. kAllTokens = ", kAllTokens});
+  }
+  if (centering == Centering::kGiven && key_mean.empty() && value_mean.empty()) {
+    return "centering is kGiven, but key_mean and value_mean are empty";
+  }
+  return {};
+}
+
+inline std::string KVCacheConfig::mean_problem(const char* name, const std::vector<float>& mean,
+                                               const CodecFormat& format) const {
+  using detail::message;
+  if (mean.empty()) return {};
+  if (centering != Centering::kGiven) {
+    return message({name, " is given, but centering is not kGiven"});
+  }
+  const std::size_t size = columns(num_kv_heads, format);
+  if (mean.size() != size) {
+    return message({name, " has ", mean.size(),
+                    " entries, must have num_kv_heads * head_dim = ", size});
+  }
+  for (std::size_t i = 0; i < size; ++i) {
+    if (detail::is_finite(mean[i])) continue;
+    return message({name, " has a NaN or an infinity in entry ", i});
+  }
+  return {};
+}
 
 POLARQUANT_END_NAMESPACE

@@ -1,21 +1,16 @@
 // Rows that are kept as they came.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 #include <utility>
 
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/base/aligned_memory.hpp"
 #include "polarquant/base/float_types.hpp"
-#include "polarquant/kernels/loops/exact.hpp"
-#include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -40,19 +35,20 @@ inline double largest_of(FloatType type) {
 class ExactRows {
  public:
   ExactRows(std::size_t head_dim, FloatType type)
-      : head_dim_(head_dim),
-        width_((head_dim + loops::kExactLanes - 1) / loops::kExactLanes * loops::kExactLanes),
-        type_(type) {}
+      : head_dim_(head_dim), width_(padded_width(head_dim)), type_(type) {}
 
   ExactRows(const ExactRows& other) : ExactRows(other.head_dim_, other.type_) {
-    if (other.capacity_ == 0) return;
-    data_ = allocate(other.memory_bytes());
-    capacity_ = other.capacity_;
-    std::memcpy(data_.get(), other.data_.get(), memory_bytes());
+    resize(other.capacity_, 0, 0);
+    if (capacity_ > 0) std::memcpy(data_.data(), other.data_.data(), memory_bytes());
   }
   ExactRows& operator=(const ExactRows& other) { return *this = ExactRows(other); }
   ExactRows(ExactRows&&) noexcept = default;
   ExactRows& operator=(ExactRows&&) noexcept = default;
+
+  // Entries of a padded row.
+  static std::size_t padded_width(std::size_t head_dim) {
+    return (head_dim + loops::kExactLanes - 1) / loops::kExactLanes * loops::kExactLanes;
+  }
 
   std::size_t capacity() const { return capacity_; }
   std::size_t width() const { return width_; }
@@ -63,12 +59,12 @@ class ExactRows {
   std::size_t memory_bytes() const { return capacity_ * row_bytes(); }
 
   const std::byte* row(std::size_t index) const {
-    return data_.get() + index % capacity_ * row_bytes();
+    return data_.data() + index % capacity_ * row_bytes();
   }
 
   // Row `index` to be written as it is to be stored: head_dim numbers, the padding left alone.
   std::byte* mutable_row(std::size_t index) {
-    return data_.get() + index % capacity_ * row_bytes();
+    return data_.data() + index % capacity_ * row_bytes();
   }
 
   // Of the rows from `index` on, how many lie one behind the other.
@@ -77,9 +73,10 @@ class ExactRows {
   // Makes room for `capacity` rows in all; rows first .. first + count - 1 keep their contents.
   void resize(std::size_t capacity, std::size_t first, std::size_t count) {
     if (capacity == capacity_) return;
-    Buffer larger = capacity == 0 ? Buffer() : allocate(capacity * row_bytes());
+    AlignedBuffer larger =
+        capacity == 0 ? AlignedBuffer() : AlignedBuffer(capacity * row_bytes());
     for (std::size_t index = first; index < first + count; ++index) {
-      std::memcpy(larger.get() + index % capacity * row_bytes(), row(index), row_bytes());
+      std::memcpy(larger.data() + index % capacity * row_bytes(), row(index), row_bytes());
     }
     data_ = std::move(larger);
     capacity_ = capacity;
@@ -103,12 +100,10 @@ class ExactRows {
     }
   }
 
-  // Row `index` to target, [head_dim], less `offset`, [head_dim] or null. work: [width()].
-  template <typename T, typename A>
-  void load(std::size_t index, const A* offset, T* target, A* work) const noexcept {
-    loops::expand(type_, row(index), width_, work);
-    for (std::size_t i = 0; offset != nullptr && i < head_dim_; ++i) work[i] -= offset[i];
-    for (std::size_t i = 0; i < head_dim_; ++i) target[i] = static_cast<T>(work[i]);
+  // Row `index` to target, [width()].
+  template <typename A>
+  void load(std::size_t index, const VectorKernels<A>& vectors, A* target) const noexcept {
+    vectors.expand(type_, row(index), width_, target);
   }
 
  private:
@@ -120,44 +115,12 @@ class ExactRows {
     }
   }
 
-  static constexpr std::align_val_t kAlignment{64};
-
-  struct Free {
-    void operator()(std::byte* data) const { ::operator delete(data, kAlignment); }
-  };
-  using Buffer = std::unique_ptr<std::byte, Free>;
-
-  // Zeros: the padding is never written.
-  static Buffer allocate(std::size_t num_bytes) {
-    Buffer buffer(static_cast<std::byte*>(::operator new(num_bytes, kAlignment)));
-    std::memset(buffer.get(), 0, num_bytes);
-    return buffer;
-  }
-
   std::size_t head_dim_;
   std::size_t width_;
   FloatType type_;
   std::size_t capacity_ = 0;
-  Buffer data_;
+  AlignedBuffer data_;  // its zeros are the padding, which is never written
 };
-
-// Whether a row may be kept exact now and encoded later without a failure then: its numbers are
-// finite and within `type`, and its norm is at most `largest_norm`.
-template <typename A, typename T>
-EncodeFailure check_exact_row(const T* row, std::size_t head_dim, FloatType type,
-                              double largest_norm) noexcept {
-  const double largest = largest_magnitude<A>(row, head_dim);
-  if (!std::isfinite(largest)) return EncodeFailure::kNotFinite;
-  if (largest > largest_of(type)) return EncodeFailure::kRadiusOverflow;
-  if (largest * static_cast<double>(head_dim) <= largest_norm) return EncodeFailure::kNone;
-  double square = 0.0;
-  for (std::size_t i = 0; i < head_dim; ++i) {
-    const double share = static_cast<double>(row[i]) / largest;
-    square += share * share;
-  }
-  return largest * std::sqrt(square) <= largest_norm ? EncodeFailure::kNone
-                                                     : EncodeFailure::kRadiusOverflow;
-}
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

@@ -10,8 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "polarquant/base/aligned_memory.hpp"
 #include "polarquant/base/error.hpp"
-#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codes/tile.hpp"
 #include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -24,8 +25,6 @@ POLARQUANT_BEGIN_NAMESPACE
 // every cache made with it and every copy of one. A page that copies share is freed by the last of
 // them, so caches that live in several threads need functions that are safe in several threads.
 struct PageAllocator {
-  static constexpr std::size_t kAlignment = 64;
-
   void* (*allocate)(void* context, std::size_t num_bytes) = nullptr;
   void (*deallocate)(void* context, void* memory, std::size_t num_bytes) = nullptr;
   void* context = nullptr;
@@ -40,7 +39,7 @@ struct PageAllocator {
 
 namespace detail {
 
-inline constexpr std::size_t kPageTiles = 16;
+inline constexpr std::size_t kPageTiles = kRunTiles;
 inline constexpr std::size_t kPageTokens = kPageTiles * kTileTokens;
 
 // Tiles of one kind, in pages of kPageTiles, each page aligned to a cache line and zeroed at first.
@@ -49,25 +48,25 @@ inline constexpr std::size_t kPageTokens = kPageTiles * kTileTokens;
 //
 // A page counts its owners. share() makes one more owner of every page; reserve() replaces a shared
 // page by one's own before it may be written. Owners may live in different threads.
-class TilePages {
+class PagePool {
  public:
-  explicit TilePages(std::size_t bytes_per_vector, const PageAllocator& allocator = {})
+  explicit PagePool(std::size_t bytes_per_vector, const PageAllocator& allocator = {})
       : tile_bytes_(tile_bytes(bytes_per_vector)), allocator_(allocator) {}
 
-  TilePages(TilePages&& other) noexcept
+  PagePool(PagePool&& other) noexcept
       : tile_bytes_(other.tile_bytes_),
         allocator_(other.allocator_),
         first_page_(std::exchange(other.first_page_, 0)),
         pages_(std::exchange(other.pages_, {})) {}
-  TilePages& operator=(TilePages&& other) noexcept {
-    TilePages taken(std::move(other));
+  PagePool& operator=(PagePool&& other) noexcept {
+    PagePool taken(std::move(other));
     std::swap(tile_bytes_, taken.tile_bytes_);
     std::swap(allocator_, taken.allocator_);
     std::swap(first_page_, taken.first_page_);
     std::swap(pages_, taken.pages_);
     return *this;
   }
-  ~TilePages() {
+  ~PagePool() {
     for (std::byte* const page : pages_) release(page);
   }
 
@@ -79,6 +78,14 @@ class TilePages {
     std::size_t page = num_held / kPageTokens;
     while (page < end_page() && !is_shared(pages_[page - first_page_])) ++page;
     return std::max(num_held, page * kPageTokens);
+  }
+
+  // Whether tokens first .. end - 1 can be written: their pages are there and nobody else's.
+  bool is_writable(std::size_t first, std::size_t end) const {
+    for (std::size_t page = first / kPageTokens; page < num_pages_of(end); ++page) {
+      if (page >= end_page() || is_shared(pages_[page - first_page_])) return false;
+    }
+    return true;
   }
 
   // The tile of tokens 32 index .. 32 index + 31; the rest of its page follows it. To be written
@@ -110,8 +117,8 @@ class TilePages {
   }
 
   // Another owner of the pages of tokens up to num_tokens - 1.
-  TilePages share(std::size_t num_tokens) const {
-    TilePages result(0, allocator_);
+  PagePool share(std::size_t num_tokens) const {
+    PagePool result(0, allocator_);
     result.tile_bytes_ = tile_bytes_;
     result.first_page_ = first_page_;
     const std::size_t end = std::max(num_pages_of(num_tokens), first_page_);
@@ -156,11 +163,11 @@ class TilePages {
 
  private:
   // What stands in front of a page: one cache line, so that the tiles keep their alignment.
-  struct alignas(PageAllocator::kAlignment) Header {
+  struct alignas(kAlignment) Header {
     std::atomic<std::size_t> num_owners;
   };
   static constexpr std::size_t kHeaderBytes = sizeof(Header);
-  static_assert(kHeaderBytes == PageAllocator::kAlignment, "a header is one cache line");
+  static_assert(kHeaderBytes == kAlignment, "a header is one cache line");
 
   static std::atomic<std::size_t>& owners(std::byte* page) {
     return reinterpret_cast<Header*>(page - kHeaderBytes)->num_owners;
@@ -184,7 +191,7 @@ class TilePages {
   // A page of one owner, zero from byte `first_zero` on.
   std::byte* allocate(std::size_t first_zero) {
     void* const memory = allocator_.allocate == nullptr
-                             ? ::operator new(page_bytes(), kAlignment)
+                             ? ::operator new(page_bytes(), std::align_val_t{kAlignment})
                              : allocator_.allocate(allocator_.context, page_bytes());
     if (memory == nullptr) {
       throw_runtime_error("the page allocator has no " + std::to_string(page_bytes()) +
@@ -200,7 +207,7 @@ class TilePages {
     if (owners(page).fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     void* const memory = page - kHeaderBytes;
     if (allocator_.deallocate == nullptr) {
-      ::operator delete(memory, kAlignment);
+      ::operator delete(memory, std::align_val_t{kAlignment});
     } else {
       allocator_.deallocate(allocator_.context, memory, page_bytes());
     }
@@ -213,8 +220,6 @@ class TilePages {
     std::memcpy(page, place, num_bytes);
     release(std::exchange(place, page));
   }
-
-  static constexpr std::align_val_t kAlignment{PageAllocator::kAlignment};
 
   std::size_t tile_bytes_;
   PageAllocator allocator_;
