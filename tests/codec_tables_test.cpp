@@ -160,6 +160,13 @@ TEST(CodecTablesTest, JoinPositionIsWhereFoldingLeavesTheUnpairedPart) {
   }
 }
 
+// The tables of tiles read level 1 without asking.
+TEST(CodecTablesTest, AnEmptySetIsAnErrorBeforeAnyTableIsMade) {
+  EXPECT_EQ(message_of<std::invalid_argument>(
+                [] { CodecTables(PolarFormat::paper(128), CodebookSet{}); }),
+            "polarquant: codebooks for 0 levels, the format has 4");
+}
+
 TEST(CodecTablesTest, ASetWithAMissingLevelIsAnError) {
   const PolarFormat format = PolarFormat::paper(64);
   CodebookSet codebooks = offline_codebooks(format);

@@ -1,18 +1,20 @@
-#include "polarquant/method/polar_format.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "method_test_codec.hpp"
+#include "polarquant/method/polar_format.hpp"
 
 namespace {
 
@@ -68,8 +70,8 @@ TEST(PolarFormat, full_depth_fills_the_stored_bytes) {
 
 TEST(PolarFormat, full_depth_stays_within_the_budget_and_ends_in_one_radius) {
   for (const int d : {2, 6, 16, 48, 64, 80, 96, 112, 128, 192, 256, 576, 1024}) {
-    for (const double bits : {9.0, 3.25}) {
-      if (bits * d < 16 + d / 2 + 7) continue;
+    for (const double bits : {7.0, 3.25}) {
+      if (bits * d < 16 + d + 7) continue;
       const PolarFormat format = PolarFormat::full_depth(d, bits);
       EXPECT_NO_THROW(format.validate());
       EXPECT_EQ(format.num_radii(), 1) << d;
@@ -83,15 +85,39 @@ TEST(PolarFormat, budget_that_is_whole_bytes_is_not_lost_to_rounding) {
   EXPECT_EQ(PolarFormat::full_depth(80, 3.1).bytes_per_vector(), 31u);
 }
 
-TEST(PolarFormat, endless_budget_gives_every_angle_its_most_bits) {
-  const PolarFormat format = PolarFormat::full_depth(96, 100.0);
+TEST(PolarFormat, largest_budget_gives_every_angle_its_most_bits) {
+  const PolarFormat format = PolarFormat::full_depth(96, 86.0 * 8.0 / 96.0);
   EXPECT_EQ(format.level_bits, (std::array<std::uint8_t, 10>{8, 6, 6, 6, 6, 6}));
   EXPECT_EQ(format.join_bits[0], 6);
 }
 
-TEST(PolarFormat, least_budget_gives_the_first_level_one_bit) {
-  const PolarFormat format = PolarFormat::full_depth(128, 0.625);  // 80 bits: 16 + 64
-  EXPECT_EQ(format.level_bits, (std::array<std::uint8_t, 10>{1}));
+TEST(PolarFormat, a_budget_that_cannot_be_used_is_an_error_that_names_the_most_bits) {
+  expect_invalid_argument(
+      [] { PolarFormat::full_depth(64, 20); },
+      {"full_depth at 20 bits", "head_dim 64 can use at most 7.25", "uncompressed"});
+  expect_invalid_argument([] { PolarFormat::full_depth(96, 7.34); }, {"at most 7.16667"});
+  expect_invalid_argument([] { PolarFormat::full_depth(96, 1e300); }, {"at most 7.16667"});
+}
+
+// The least budget that is not refused is the least whose error is below that of zeros, 1.
+TEST(PolarFormat, a_budget_worse_than_zeros_is_an_error_that_names_the_least_bits) {
+  expect_invalid_argument(
+      [] { PolarFormat::full_depth(64, 1.0); },
+      {"full_depth at 1 bits", "head_dim 64 needs at least 1.25", "zeros would be nearer"});
+  for (const int d : {48, 64, 80, 128}) {
+    double bits = 8.0 / d;
+    for (;; bits += 8.0 / d) {
+      try {
+        EXPECT_LT(PolarFormat::full_depth(d, bits).expected_relative_mse(), 1.0) << d;
+        break;
+      } catch (const std::invalid_argument& error) {
+        ASSERT_LT(bits, 3.0);
+      }
+    }
+    const std::string least =
+        polarquant::detail::message({"at least ", std::ceil(bits * 1e4 - 1e-6) / 1e4, ";"});
+    expect_invalid_argument([&] { PolarFormat::full_depth(d, bits - 8.0 / d); }, {least.c_str()});
+  }
 }
 
 TEST(PolarFormat, uncompressed_is_as_large_as_its_type) {
@@ -195,7 +221,7 @@ INSTANTIATE_TEST_SUITE_P(Bits, Budget, testing::Values(2.25, 2.625, 3.25, 3.625,
 
 TEST(PolarFormat, more_bits_never_cost_distortion) {
   double previous = std::numeric_limits<double>::infinity();
-  for (double bits = 1.0; bits <= 6.0; bits += 0.125) {
+  for (double bits = 1.25; bits <= 6.0; bits += 0.125) {
     const double now = PolarFormat::full_depth(80, bits).expected_relative_mse();
     EXPECT_LE(now, previous) << bits;
     previous = now;
@@ -236,6 +262,36 @@ TEST(PolarFormat, description_names_bits_radii_and_type) {
   joined.radius_type = FloatType::kFloat16;
   EXPECT_EQ(joined.description(), "4/3/2/2/1/0+3+2 1 float16");
   EXPECT_EQ(PolarFormat::uncompressed(128).description(), "128 float16");
+}
+
+std::shared_ptr<const CodebookSet> shared(const CodebookSet& codebooks) {
+  return std::make_shared<const CodebookSet>(codebooks);
+}
+
+TEST(PolarFormat, equality_compares_given_codebooks_by_their_centroids) {
+  PolarFormat x = PolarFormat::paper(64);
+  PolarFormat y = x;
+  const CodebookSet offline = offline_codebooks(x);
+  x.codebooks = shared(offline);
+  EXPECT_TRUE(x != y) << "given ones are unequal to null, whatever they hold";
+  y.codebooks = shared(offline);
+  EXPECT_TRUE(x == y);
+  CodebookSet other = offline;
+  other.levels[3] = AngleCodebook::from_centroids({0.1, 0.2, 0.3, 0.4}, false);
+  y.codebooks = shared(other);
+  EXPECT_TRUE(x != y);
+}
+
+TEST(PolarFormat, given_codebooks_are_those_it_uses) {
+  PolarFormat format = PolarFormat::paper(64);
+  EXPECT_TRUE(format.codebooks_or_offline() == offline_codebooks(format));
+  const double offline_rho = format.rho();
+  CodebookSet given = offline_codebooks(format);
+  given.levels[3] = AngleCodebook::from_centroids({0.1, 0.2, 0.3, 0.4}, false);
+  format.codebooks = shared(given);
+  EXPECT_TRUE(format.codebooks_or_offline() == given);
+  EXPECT_LT(format.rho(), offline_rho);
+  EXPECT_GT(format.expected_relative_mse(), PolarFormat::paper(64).expected_relative_mse());
 }
 
 TEST(PolarFormat, equality_compares_every_member) {
@@ -285,8 +341,8 @@ TEST(PolarFormat, wrong_width_of_a_preset_is_an_error_that_names_it) {
 
 TEST(PolarFormat, too_small_a_budget_is_an_error_that_names_it) {
   expect_invalid_argument([] { PolarFormat::full_depth(128, 0.5); },
-                          {"0.5", "head_dim 128", "at least 0.625"});
-  expect_invalid_argument([] { PolarFormat::full_depth(128, -3.0); }, {"-3.0"});
+                          {"0.5", "head_dim 128", "at least 1."});
+  expect_invalid_argument([] { PolarFormat::full_depth(128, -3.0); }, {"-3 bits"});
   expect_invalid_argument([] { PolarFormat::full_depth(128, std::nan("")); }, {"nan"});
 }
 
@@ -329,6 +385,43 @@ TEST(PolarFormat, wrong_radius_type_is_an_error_that_names_it) {
 
 TEST(PolarFormat, wrong_radius_meaning_is_an_error_that_names_it) {
   expect_invalid(format_of(128, {4}, static_cast<RadiusMeaning>(4)), {"radius_meaning is 4"});
+}
+
+// Given codebooks of another number, size or range are errors that say so.
+void expect_wrong_codebooks(const PolarFormat& shape, const CodebookSet& given,
+                            const std::string& problem) {
+  PolarFormat format = shape;
+  format.codebooks = shared(given);
+  EXPECT_EQ(format.problem(), problem);
+  expect_invalid(format, {problem.c_str()});
+}
+
+TEST(PolarFormat, wrong_codebooks_are_an_error_that_names_them) {
+  const PolarFormat paper = PolarFormat::paper(64);
+  const PolarFormat joined = PolarFormat::full_depth(80, 3.25);
+  const CodebookSet right = offline_codebooks(paper);
+  expect_wrong_codebooks(paper, {}, "codebooks for 0 levels, the format has 4");
+  expect_wrong_codebooks(joined, {offline_codebooks(joined).levels, {}},
+                         "codebooks for 0 joins, the format has 1");
+  expect_wrong_codebooks(PolarFormat::uncompressed(64), right,
+                         "codebooks for 4 levels, the format has 0");
+  CodebookSet wrong = right;
+  wrong.levels[1] = AngleCodebook::lloyd_max(AngleDistribution::of_level(2), 3);
+  expect_wrong_codebooks(paper, wrong,
+                         "the codebook of level number 1 has 3 bits, must have 2 and not be "
+                         "circular");
+  wrong = right;
+  wrong.levels[0] = AngleCodebook::lloyd_max(AngleDistribution::of_level(2), 4);
+  expect_wrong_codebooks(paper, wrong,
+                         "the codebook of level number 0 has 4 bits, must have 4 and be circular");
+  wrong = right;
+  wrong.levels[2] = AngleCodebook::lloyd_max(AngleDistribution::of_level(1), 2);
+  expect_wrong_codebooks(paper, wrong,
+                         "the codebook of level number 2 has 2 bits on the circle, must have 2 and "
+                         "not be circular");
+  PolarFormat empty = PolarFormat::uncompressed(64);
+  empty.codebooks = shared({});
+  EXPECT_EQ(empty.problem(), "");
 }
 
 TEST(OfflineCodebooks, invalid_format_is_an_error) {

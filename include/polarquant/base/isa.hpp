@@ -92,12 +92,12 @@ inline Isa choose_isa() {
       if (isa_is_available(isa)) return isa;
     } else if (std::string(wanted) == isa_name(isa)) {
       if (isa_is_available(isa)) return isa;
-      detail::throw_runtime_error("POLARQUANT_ISA is " + std::string(wanted) +
-                                  ", which this machine or build does not have");
+      detail::throw_runtime_error(
+          {"POLARQUANT_ISA is ", wanted, ", which this machine or build does not have"});
     }
   }
-  detail::throw_runtime_error("POLARQUANT_ISA is " + std::string(wanted) +
-                              ", must be scalar, avx2, avx512 or neon");
+  detail::throw_runtime_error(
+      {"POLARQUANT_ISA is ", wanted, ", must be scalar, avx2, avx512 or neon"});
 }
 
 POLARQUANT_END_NAMESPACE

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <vector>
 
-#include "polarquant/method/polar_format.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/method/polar_format.hpp"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "polarquant codes are little-endian, and so must be the machine"

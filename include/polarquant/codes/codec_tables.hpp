@@ -8,13 +8,13 @@
 #include <type_traits>
 #include <vector>
 
-#include "polarquant/method/codebook.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/fixed_math.hpp"
-#include "polarquant/method/polar_format.hpp"
+#include "polarquant/base/version.hpp"
 #include "polarquant/codes/code_layout.hpp"
 #include "polarquant/codes/tile_tables.hpp"
-#include "polarquant/base/version.hpp"
+#include "polarquant/method/codebook.hpp"
+#include "polarquant/method/polar_format.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -112,13 +112,10 @@ struct CodecTables {
 
   // Throws std::invalid_argument if the format is invalid or the codebooks are not of its shape.
   CodecTables(const PolarFormat& given_format, const CodebookSet& codebooks)
-      : format(given_format),
+      : format(checked(given_format, codebooks)),
         shape(given_format.shape()),
         layout(given_format),
         tile_tables(given_format, layout, codebooks) {
-    check(codebooks.levels, format.level_bits.data(), static_cast<std::size_t>(format.levels),
-          "level");
-    check(codebooks.joins, format.join_bits.data(), num_joins(), "join");
     for (const AngleCodebook& codebook : codebooks.levels) levels.emplace_back(codebook);
     for (const AngleCodebook& codebook : codebooks.joins) joins.emplace_back(codebook);
     for (int level = 0; level <= format.levels + 1; ++level) {
@@ -169,21 +166,12 @@ struct CodecTables {
   }
 
  private:
-  static void check(const std::vector<AngleCodebook>& given, const std::uint8_t* bits,
-                    std::size_t count, const std::string& what) {
-    if (given.size() != count) {
-      throw_invalid_argument("codebooks for " + std::to_string(given.size()) + " " + what +
-                             "s, the format has " + std::to_string(count));
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-      const bool circular = what == "level" && i == 0;
-      if (given[i].bits() != bits[i] || given[i].is_circular() != circular) {
-        throw_invalid_argument("the codebook of " + what + " number " + std::to_string(i) +
-                               " has " + std::to_string(given[i].bits()) + " bits, must have " +
-                               std::to_string(bits[i]) +
-                               (circular ? " and be circular" : " and not be circular"));
-      }
-    }
+  // Asked before any table is made of them.
+  static const PolarFormat& checked(const PolarFormat& format, const CodebookSet& codebooks) {
+    format.validate();
+    const std::string found = format.problem_of(codebooks);
+    if (!found.empty()) throw_invalid_argument(found);
+    return format;
   }
 };
 

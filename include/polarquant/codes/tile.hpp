@@ -6,9 +6,9 @@
 #include <cstring>
 
 #include "polarquant/base/error.hpp"
-#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 

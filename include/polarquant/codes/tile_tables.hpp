@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "polarquant/method/codebook.hpp"
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
-#include "polarquant/method/polar_format.hpp"
-#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/method/codebook.hpp"
+#include "polarquant/method/polar_format.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {

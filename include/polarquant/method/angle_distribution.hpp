@@ -8,7 +8,6 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
-#include <string>
 
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/fixed_math.hpp"
@@ -30,7 +29,7 @@ class AngleDistribution {
   // The law of level `level`, 1-based. Throws std::invalid_argument outside 1 .. 10.
   static AngleDistribution of_level(int level) {
     if (level < 1 || level > 10) {
-      detail::throw_invalid_argument("level is " + std::to_string(level) + ", must be 1 .. 10");
+      detail::throw_invalid_argument({"level is ", level, ", must be 1 .. 10"});
     }
     return level == 1 ? AngleDistribution(0, 0) : of_join(1 << (level - 1), 1 << (level - 1));
   }
@@ -41,9 +40,8 @@ class AngleDistribution {
   static AngleDistribution of_join(int a, int b) {
     for (const int count : {a, b}) {
       if (count < 2 || count > 1024 || count % 2 != 0) {
-        detail::throw_invalid_argument("a join of " + std::to_string(a) + " and " +
-                                       std::to_string(b) +
-                                       " coordinates: both must be even, 2 .. 1024");
+        detail::throw_invalid_argument(
+            {"a join of ", a, " and ", b, " coordinates: both must be even, 2 .. 1024"});
       }
     }
     return AngleDistribution(a, b);
@@ -88,8 +86,7 @@ class AngleDistribution {
   // 0 <= probability <= 1.
   double quantile(double probability) const {
     if (!(probability >= 0.0 && probability <= 1.0)) {
-      detail::throw_invalid_argument("probability is " + std::to_string(probability) +
-                                     ", must be 0 .. 1");
+      detail::throw_invalid_argument({"probability is ", probability, ", must be 0 .. 1"});
     }
     if (is_circular()) return probability * detail::kTwoPi;
     double low = 0.0;

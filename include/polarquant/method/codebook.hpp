@@ -1,31 +1,22 @@
-// Codebooks for angles: the 1-D k-means optimum of a known law (offline), or k-means on samples
-// (online).
+// Codebooks for angles: given, or the 1-D k-means optimum of a known law (offline). Those fitted to
+// samples (online): k_means.hpp.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <string>
 #include <utility>
 #include <vector>
 
-#include "polarquant/method/angle_distribution.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/fixed_math.hpp"
-#include "polarquant/base/random.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/method/angle_distribution.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
-// How to fit a codebook to samples.
-struct KMeansOptions {
-  int bits = 2;            // 2^bits centroids
-  bool circular = false;   // level 1: the angles live on the circle [0, 2 pi)
-  std::uint64_t seed = 0;  // of the k-means++ start
-  int max_num_iterations = 200;
-};
+struct KMeansOptions;  // k_means.hpp
 
 // 2^bits centroids in increasing order, and the boundaries between their cells: an angle is
 // replaced by the nearest centroid. paper: section 4.1.
@@ -38,7 +29,7 @@ class AngleCodebook {
 
   // 1-D k-means with a k-means++ start on `angles`, radians in [0, pi/2], or in [0, 2 pi) if
   // circular. paper: the online codebooks. Throws std::invalid_argument if there are fewer angles
-  // than centroids, or an angle is outside the range.
+  // than centroids, or an angle is outside the range. Defined in k_means.hpp.
   static AngleCodebook k_means(std::vector<double> angles, const KMeansOptions& options);
 
   // A codebook of given centroids, not decreasing, in the range of k_means. Throws
@@ -59,6 +50,12 @@ class AngleCodebook {
     return (static_cast<int>(passed - boundaries_.begin()) + index_offset_) & ((1 << bits_) - 1);
   }
   int index_offset() const { return index_offset_; }
+
+  // The same centroids on the same range.
+  friend bool operator==(const AngleCodebook& x, const AngleCodebook& y) {
+    return x.circular_ == y.circular_ && x.centroids_ == y.centroids_;
+  }
+  friend bool operator!=(const AngleCodebook& x, const AngleCodebook& y) { return !(x == y); }
 
  private:
   AngleCodebook(std::vector<double> centroids, bool circular);
@@ -88,6 +85,11 @@ CosineMoments cosine_moments(const AngleDistribution& law, const AngleCodebook& 
 struct CodebookSet {
   std::vector<AngleCodebook> levels;
   std::vector<AngleCodebook> joins;
+
+  friend bool operator==(const CodebookSet& x, const CodebookSet& y) {
+    return x.levels == y.levels && x.joins == y.joins;
+  }
+  friend bool operator!=(const CodebookSet& x, const CodebookSet& y) { return !(x == y); }
 };
 
 namespace detail {
@@ -205,18 +207,18 @@ inline AngleCodebook::AngleCodebook(std::vector<double> centroids, bool circular
 inline AngleCodebook AngleCodebook::from_centroids(std::vector<double> centroids, bool circular) {
   const std::size_t count = centroids.size();
   if (count == 0 || count > 256 || (count & (count - 1)) != 0 || (circular && count < 2)) {
-    detail::throw_invalid_argument("a codebook has " + std::to_string(count) +
-                                   " centroids, must be a power of two up to 256 (2 or more on "
-                                   "the circle)");
+    detail::throw_invalid_argument(
+        {"a codebook has ", count,
+         " centroids, must be a power of two up to 256 (2 or more on the circle)"});
   }
   const double upper = circular ? detail::kTwoPi : detail::kHalfPi;
   for (std::size_t i = 0; i < count; ++i) {
     const bool in_range =
         centroids[i] >= 0.0 && (circular ? centroids[i] < upper : centroids[i] <= upper);
     if (!in_range || (i > 0 && centroids[i] < centroids[i - 1])) {
-      detail::throw_invalid_argument(
-          "centroid " + std::to_string(i) + " is " + std::to_string(centroids[i]) +
-          ", must not decrease and be within [0, " + (circular ? "2 pi)" : "pi/2]"));
+      detail::throw_invalid_argument({"centroid ", i, " is ", centroids[i],
+                                      ", must not decrease and be within [0, ",
+                                      circular ? "2 pi)" : "pi/2]"});
     }
   }
   return AngleCodebook(std::move(centroids), circular);
@@ -224,8 +226,8 @@ inline AngleCodebook AngleCodebook::from_centroids(std::vector<double> centroids
 
 inline AngleCodebook AngleCodebook::lloyd_max(const AngleDistribution& law, int bits) {
   if (bits < (law.is_circular() ? 1 : 0) || bits > 8) {
-    detail::throw_invalid_argument("a codebook of " + std::to_string(bits) + " bits: must be " +
-                                   (law.is_circular() ? "1" : "0") + " .. 8");
+    detail::throw_invalid_argument(
+        {"a codebook of ", bits, " bits: must be ", law.is_circular() ? 1 : 0, " .. 8"});
   }
   const int count = 1 << bits;
   std::vector<double> theta;
@@ -257,97 +259,6 @@ inline AngleCodebook AngleCodebook::lloyd_max(const AngleDistribution& law, int 
     }
   }
   return AngleCodebook(std::move(theta), false);
-}
-
-inline AngleCodebook AngleCodebook::k_means(std::vector<double> angles,
-                                            const KMeansOptions& options) {
-  const int least_bits = options.circular ? 1 : 0;
-  if (options.bits < least_bits || options.bits > 8) {
-    detail::throw_invalid_argument("a codebook of " + std::to_string(options.bits) +
-                                   " bits: must be " + std::to_string(least_bits) + " .. 8");
-  }
-  const std::size_t count = std::size_t{1} << options.bits;
-  if (angles.size() < count) {
-    detail::throw_invalid_argument("k-means of " + std::to_string(count) + " centroids over " +
-                                   std::to_string(angles.size()) + " angles: too few");
-  }
-  const double upper = options.circular ? detail::kTwoPi : detail::kHalfPi;
-  for (const double angle : angles) {
-    if (!(angle >= 0.0 && (options.circular ? angle < upper : angle <= upper))) {
-      detail::throw_invalid_argument("angle " + std::to_string(angle) + " is outside [0, " +
-                                     (options.circular ? "2 pi)" : "pi/2]"));
-    }
-  }
-  std::sort(angles.begin(), angles.end());
-  const std::size_t n = angles.size();
-
-  // k-means++: every further centre is a sample drawn with probability proportional to its squared
-  // distance from the nearest centre so far.
-  Random random(options.seed);
-  std::vector<double> centers;
-  std::vector<double> distance(n, std::numeric_limits<double>::infinity());
-  std::size_t chosen = static_cast<std::size_t>(random.uniform() * static_cast<double>(n));
-  while (true) {
-    centers.push_back(angles[chosen]);
-    if (centers.size() == count) break;
-    double total = 0.0;
-    for (std::size_t i = 0; i < n; ++i) {
-      double gap = std::abs(angles[i] - centers.back());
-      if (options.circular) gap = std::min(gap, detail::kTwoPi - gap);
-      distance[i] = std::min(distance[i], gap * gap);
-      total += distance[i];
-    }
-    double target = random.uniform() * total;
-    chosen = 0;
-    while (chosen + 1 < n && !(target < distance[chosen])) target -= distance[chosen++];
-  }
-  std::sort(centers.begin(), centers.end());
-
-  // Lloyd's iteration on the sorted samples: a cell is a range, its mean a difference of prefix
-  // sums. The circle is unrolled to three turns, so that a cell across the cut is a range too.
-  const std::size_t num_turns = options.circular ? 3 : 1;
-  std::vector<double> samples;
-  for (std::size_t turn = 0; turn < num_turns; ++turn) {
-    const double shift = options.circular ? (static_cast<double>(turn) - 1.0) * upper : 0.0;
-    for (const double angle : angles) samples.push_back(angle + shift);
-  }
-  std::vector<double> prefix(samples.size() + 1, 0.0);
-  for (std::size_t i = 0; i < samples.size(); ++i) prefix[i + 1] = prefix[i] + samples[i];
-  const auto first_from = [&samples](double edge) {
-    return static_cast<std::size_t>(std::lower_bound(samples.begin(), samples.end(), edge) -
-                                    samples.begin());
-  };
-  for (int iteration = 0; iteration < options.max_num_iterations; ++iteration) {
-    double change = 0.0;
-    std::vector<double> next(count);
-    for (std::size_t k = 0; k < count; ++k) {
-      double low = k > 0 ? 0.5 * (centers[k - 1] + centers[k]) : samples.front();
-      double high = k + 1 < count ? 0.5 * (centers[k] + centers[k + 1])
-                                  : std::numeric_limits<double>::infinity();
-      if (options.circular) {
-        if (k == 0) low = 0.5 * (centers.back() - upper + centers[0]);
-        if (k + 1 == count) high = 0.5 * (centers[k] + (centers[0] + upper));
-      }
-      const std::size_t begin = first_from(low);
-      const std::size_t end = first_from(high);
-      // An empty cell keeps its centre.
-      next[k] = end > begin ? (prefix[end] - prefix[begin]) / static_cast<double>(end - begin)
-                            : centers[k];
-      change = std::max(change, std::abs(next[k] - centers[k]));
-    }
-    centers = next;
-    if (change < 1e-12) break;
-  }
-  if (options.circular) {
-    for (double& center : centers) {
-      if (center < 0.0) center += upper;
-      if (center >= upper) center -= upper;
-    }
-  } else {
-    for (double& center : centers) center = std::min(std::max(center, 0.0), upper);
-  }
-  std::sort(centers.begin(), centers.end());
-  return AngleCodebook(std::move(centers), options.circular);
 }
 
 inline CosineMoments cosine_moments(const AngleDistribution& law, const AngleCodebook& codebook) {

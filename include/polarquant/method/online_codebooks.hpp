@@ -5,16 +5,16 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
 
-#include "polarquant/method/codebook.hpp"
 #include "polarquant/base/error.hpp"
+#include "polarquant/base/rows.hpp"
+#include "polarquant/base/version.hpp"
+#include "polarquant/method/codebook.hpp"
+#include "polarquant/method/k_means.hpp"
 #include "polarquant/method/polar_format.hpp"
 #include "polarquant/method/polar_transform.hpp"
 #include "polarquant/method/rotation.hpp"
-#include "polarquant/base/rows.hpp"
-#include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
@@ -44,8 +44,8 @@ CodebookSet online_codebooks(const PolarFormat& format, const Rotation& rotation
     detail::throw_invalid_argument("online codebooks of an uncompressed format: it has no angles");
   }
   if (rotation.head_dim() != format.head_dim) {
-    detail::throw_invalid_argument("the rotation is " + std::to_string(rotation.head_dim()) +
-                                   " wide, the format " + std::to_string(format.head_dim));
+    detail::throw_invalid_argument(
+        {"the rotation is ", rotation.head_dim(), " wide, the format ", format.head_dim});
   }
   const PolarShape shape = format.shape();
   const std::size_t d = static_cast<std::size_t>(format.head_dim);
@@ -66,9 +66,8 @@ CodebookSet online_codebooks(const PolarFormat& format, const Rotation& rotation
     for (std::size_t i = 0; i < d; ++i) {
       given[i] = static_cast<double>(rows.row(row)[i]);
       if (!std::isfinite(given[i])) {
-        detail::throw_invalid_argument("row " + std::to_string(row) +
-                                       " has a NaN or an infinity at coordinate " +
-                                       std::to_string(i));
+        detail::throw_invalid_argument(
+            {"row ", row, " has a NaN or an infinity at coordinate ", i});
       }
       largest = std::max(largest, std::abs(given[i]));
     }

@@ -6,15 +6,17 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "polarquant/method/angle_distribution.hpp"
-#include "polarquant/method/codebook.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
-#include "polarquant/method/polar_transform.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/method/angle_distribution.hpp"
+#include "polarquant/method/bit_allocation.hpp"
+#include "polarquant/method/codebook.hpp"
+#include "polarquant/method/polar_transform.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
@@ -35,10 +37,10 @@ enum class RadiusMeaning : std::uint8_t {
 // power of two, join_bits[j]. 0 bits: the angle is its mean. levels = 0 is the uncompressed format:
 // every coordinate is its own radius, stored with its sign.
 struct PolarFormat {
-  static constexpr int kMaxLevels = 10;
-  static constexpr int kMaxJoins = 8;
-  static constexpr int kMaxFirstLevelBits = 8;
-  static constexpr int kMaxBits = 6;  // of deeper levels and joins
+  static constexpr int kMaxLevels = detail::AngleBits::kMaxLevels;
+  static constexpr int kMaxJoins = detail::AngleBits::kMaxJoins;
+  static constexpr int kMaxFirstLevelBits = detail::AngleBits::kMaxFirstLevelBits;
+  static constexpr int kMaxBits = detail::AngleBits::kMaxBits;  // of deeper levels and joins
 
   int head_dim = 128;
   int levels = 0;
@@ -47,15 +49,20 @@ struct PolarFormat {
   FloatType radius_type = FloatType::kBFloat16;
   RadiusMeaning radius_meaning = RadiusMeaning::kUnbiased;
 
+  // Fitted to data, such as those of online_codebooks(): of every level and join, as many bits as
+  // above, level 1 on the circle and nothing else. Shared, never changed.
+  std::shared_ptr<const CodebookSet> codebooks;  // null: the offline ones
+
   // The paper's configuration (section 4.1): L = 4, 4/2/2/2 bits, a 16-bit radius per 16
   // coordinates; 3.875 bits per coordinate. Throws std::invalid_argument unless head_dim is a
   // multiple of 16, 16 .. 1024.
   static PolarFormat paper(int head_dim);
 
   // One radius per vector and, of all allocations of bits to levels whose code fits `bits` stored
-  // bits per coordinate, the one of least distortion; for any even head_dim, 2 .. 1024. A budget
-  // beyond what kMaxFirstLevelBits and kMaxBits can use (about 7 bits) is not filled. Throws
-  // std::invalid_argument if not even one bit per level-1 angle fits. Cost: about 20 ms.
+  // bits per coordinate, the one of least distortion; for any even head_dim, 2 .. 1024. Throws
+  // std::invalid_argument if `bits` is more than kMaxFirstLevelBits and kMaxBits can use (about 7),
+  // or so few that zeros would be nearer to a vector than what is decoded (about 1.3; more for
+  // narrow vectors, as the radius takes 16 bits). Cost: about 20 ms.
   static PolarFormat full_depth(int head_dim, double bits);
 
   // Every coordinate as it is, in `type`. Not rotated.
@@ -69,6 +76,13 @@ struct PolarFormat {
     const std::string found = problem();
     if (!found.empty()) detail::throw_invalid_argument(found);
   }
+
+  // The first rule that `given` breaks as codebooks of this format, which is otherwise valid.
+  // problem() asks it of `codebooks`.
+  std::string problem_of(const CodebookSet& given) const;
+
+  // `codebooks`, or the offline ones where it is null. Throws what offline_codebooks throws.
+  CodebookSet codebooks_or_offline() const;
 
   bool is_uncompressed() const { return levels == 0; }
   PolarShape shape() const { return PolarShape{head_dim, levels}; }
@@ -88,12 +102,12 @@ struct PolarFormat {
     return static_cast<double>(bytes_per_vector()) * 8.0 / head_dim;
   }
 
-  // rho = E<x,u> / ||x||^2, u being the reconstruction with exact radii and offline codebooks, for
-  // x in a random direction: the product over levels of E cos(psi - theta), with a sum where
-  // unequal parts are joined. 1 for uncompressed.
+  // rho = E<x,u> / ||x||^2, u being the reconstruction with exact radii and this format's
+  // codebooks, for x in a random direction: the product over levels of E cos(psi - theta), with a
+  // sum where unequal parts are joined. 1 for uncompressed.
   double rho() const;
 
-  // E||x - x'||^2 / ||x||^2 with the given radius meaning and offline codebooks, for x in a random
+  // E||x - x'||^2 / ||x||^2 with this format's radius meaning and codebooks, for x in a random
   // direction; the rounding of the stored radius (2.7e-6 for bfloat16) is not counted. Computes
   // codebooks.
   //   kNorm 2 (1 - rho);  kUnbiased 1/rho^2 - 1;  kLeastSquares 1 - E[g^2], g = <x,u>/||x||^2;
@@ -105,18 +119,21 @@ struct PolarFormat {
   std::string description() const;
 
   // Equal codes: bits beyond the levels, or the meaning of radii where there are none, do not
-  // count.
+  // count. Codebooks are compared by their centroids; given ones are unequal to the null of
+  // offline ones, whatever they hold.
   friend bool operator==(const PolarFormat& x, const PolarFormat& y) {
     if (x.head_dim != y.head_dim || x.levels != y.levels || x.radius_type != y.radius_type) {
       return false;
     }
     return x.is_uncompressed() ||
-           (x.radius_meaning == y.radius_meaning && x.description() == y.description());
+           (x.radius_meaning == y.radius_meaning && x.description() == y.description() &&
+            (x.codebooks == y.codebooks ||
+             (x.codebooks != nullptr && y.codebooks != nullptr && *x.codebooks == *y.codebooks)));
   }
   friend bool operator!=(const PolarFormat& x, const PolarFormat& y) { return !(x == y); }
 };
 
-// The paper's offline codebooks: Lloyd-Max of every level's law (and every join's), from the format
+// The paper's offline codebooks: Lloyd-Max of every level's law (and every join's), from the bits
 // alone. Throws std::invalid_argument if the format is invalid.
 CodebookSet offline_codebooks(const PolarFormat& format);
 
@@ -166,72 +183,10 @@ inline Alignment format_alignment(const PolarFormat& format, const CodebookSet& 
   return {g.mean, own * g.mean_square + (1.0 - own) * g.mean * g.mean};
 }
 
-// The rule of full_depth. rho is built from the top down: opening a level multiplies it by that
-// level's E cos(psi - theta); joining a part of width 2^l, once level l + 1 is opened, makes it
-// rho E[cos cos] + E[sin sin] (both to be multiplied by what the levels l .. 1 contribute). Each
-// step grows with rho, so the best rho for every number of bits spent is found step by step.
-inline void allocate_bits(PolarFormat& format, int budget) {
-  const PolarShape shape = format.shape();
-  struct Step {
-    std::uint8_t* bits;
-    int min_bits;
-    int max_bits;
-    int num_codes;
-    AngleDistribution law;
-    bool is_join;
-  };
-  std::vector<Step> steps;
-  int join = 0;
-  for (int level = format.levels; level >= 1; --level) {
-    if (join < shape.num_joins() && shape.join_right(join) == (1 << level)) {
-      steps.push_back({&format.join_bits[static_cast<std::size_t>(join)], 0, PolarFormat::kMaxBits,
-                       1, AngleDistribution::of_join(shape.join_left(join), 1 << level), true});
-      ++join;
-    }
-    steps.push_back({&format.level_bits[static_cast<std::size_t>(level - 1)], level == 1 ? 1 : 0,
-                     level == 1 ? PolarFormat::kMaxFirstLevelBits : PolarFormat::kMaxBits,
-                     shape.num_angles(level), AngleDistribution::of_level(level), false});
-  }
-  const std::size_t size = static_cast<std::size_t>(budget) + 1;
-  std::vector<double> best(size, -1.0);  // rho for each number of bits spent; < 0: not reachable
-  best[0] = 1.0;
-  std::vector<std::vector<std::uint8_t>> choices;
-  for (const Step& step : steps) {
-    std::vector<double> next(size, -1.0);
-    std::vector<std::uint8_t> choice(size, 0);
-    for (int bits = step.min_bits; bits <= step.max_bits; ++bits) {
-      const std::size_t cost = static_cast<std::size_t>(bits * step.num_codes);
-      if (cost >= size) break;
-      const CosineMoments moments =
-          cosine_moments(step.law, AngleCodebook::lloyd_max(step.law, bits));
-      for (std::size_t spent = cost; spent < size; ++spent) {
-        const double above = best[spent - cost];
-        if (above < 0.0) continue;
-        const double rho = step.is_join ? fused(above, moments.cosine, moments.sine)
-                                        : above * (moments.cosine + moments.sine);
-        if (rho > next[spent]) {
-          next[spent] = rho;
-          choice[spent] = static_cast<std::uint8_t>(bits);
-        }
-      }
-    }
-    best = next;
-    choices.push_back(choice);
-  }
-  std::size_t spent = 0;
-  for (std::size_t i = 0; i < size; ++i) {
-    if (best[i] > best[spent]) spent = i;
-  }
-  for (std::size_t i = steps.size(); i-- > 0;) {
-    *steps[i].bits = choices[i][spent];
-    spent -= static_cast<std::size_t>(choices[i][spent] * steps[i].num_codes);
-  }
-}
-
-inline std::string head_dim_problem(int head_dim, int multiple) {
+POLARQUANT_COLD inline std::string head_dim_problem(int head_dim, int multiple) {
   if (head_dim >= multiple && head_dim <= 1024 && head_dim % multiple == 0) return {};
-  return "head_dim is " + std::to_string(head_dim) + ", must be a multiple of " +
-         std::to_string(multiple) + ", at most 1024";
+  return message(
+      {"head_dim is ", head_dim, ", must be a multiple of ", multiple, ", at most 1024"});
 }
 
 inline void check_head_dim(int head_dim, int multiple) {
@@ -250,23 +205,45 @@ inline PolarFormat PolarFormat::paper(int head_dim) {
   return format;
 }
 
-inline PolarFormat PolarFormat::full_depth(int head_dim, double bits) {
+POLARQUANT_COLD inline PolarFormat PolarFormat::full_depth(int head_dim, double bits) {
   detail::check_head_dim(head_dim, 2);
   PolarFormat format;
   format.head_dim = head_dim;
   while ((2 << format.levels) <= head_dim) ++format.levels;
-  // The tolerance lets 3.1 * 80 / 8 = 31 be 31 bytes in spite of rounding.
-  const double max_bytes = 2.0 * head_dim;
-  const double bytes = std::floor(bits * head_dim / 8.0 + 1e-9);
+  const PolarShape shape = format.shape();
   const int radius_bits = 8 * float_type_bytes(format.radius_type);
-  if (!(bytes * 8.0 >= radius_bits + head_dim / 2)) {
+  const int most_bytes = (radius_bits + detail::BitAllocator::most_bits(shape) + 7) / 8;
+  // The tolerance lets 3.1 * 80 / 8 = 31 be 31 bytes in spite of rounding.
+  const double wanted_bytes = std::floor(bits * head_dim / 8.0 + 1e-9);
+  if (wanted_bytes > most_bytes) {
     detail::throw_invalid_argument(
-        "full_depth at " + std::to_string(bits) + " bits per coordinate: head_dim " +
-        std::to_string(head_dim) + " needs at least " +
-        std::to_string(8.0 * ((radius_bits + head_dim / 2 + 7) / 8) / head_dim));
+        {"full_depth at ", bits, " bits per coordinate: the angles of head_dim ", head_dim,
+         " can use at most ", 8.0 * most_bytes / head_dim, "; for more, take uncompressed"});
   }
-  detail::allocate_bits(format, static_cast<int>(std::fmin(bytes, max_bytes)) * 8 - radius_bits);
-  return format;
+  // At rho^2 <= 1/2 the expected relative error 1/rho^2 - 1 of kUnbiased radii is that of zeros,
+  // or more.
+  const auto beats_zeros = [](double rho) { return rho > 0.0 && rho * rho > 0.5; };
+  const bool pays_a_radius = wanted_bytes * 8.0 >= radius_bits;  // Not if bits is NaN.
+  if (pays_a_radius) {
+    const int budget = static_cast<int>(wanted_bytes) * 8 - radius_bits;
+    const detail::BitAllocator allocator(shape, budget);
+    const int spending = allocator.best_spending(budget);
+    if (spending >= 0 && beats_zeros(allocator.rho_of(spending))) {
+      const detail::AngleBits allocation = allocator.allocation_of(spending);
+      format.level_bits = allocation.level_bits;
+      format.join_bits = allocation.join_bits;
+      return format;
+    }
+  }
+  const detail::BitAllocator allocator(shape, 8 * most_bytes - radius_bits);
+  int least = 0;
+  while (!beats_zeros(allocator.rho_of(least))) ++least;
+  // Rounded up, so that what is printed is enough.
+  const double least_bits =
+      std::ceil(8.0 * ((radius_bits + least + 7) / 8) / head_dim * 1e4 - 1e-6) / 1e4;
+  detail::throw_invalid_argument({"full_depth at ", bits, " bits per coordinate: head_dim ",
+                                  head_dim, " needs at least ", least_bits,
+                                  "; with fewer, zeros would be nearer than what is decoded"});
 }
 
 inline PolarFormat PolarFormat::uncompressed(int head_dim, FloatType type) {
@@ -277,17 +254,17 @@ inline PolarFormat PolarFormat::uncompressed(int head_dim, FloatType type) {
   return format;
 }
 
-inline std::string PolarFormat::problem() const {
+POLARQUANT_COLD inline std::string PolarFormat::problem() const {
   const std::string of_head_dim = detail::head_dim_problem(head_dim, 2);
   if (!of_head_dim.empty()) return of_head_dim;
   if (static_cast<int>(radius_type) > static_cast<int>(FloatType::kFloat64)) {
-    return "radius_type is " + std::to_string(static_cast<int>(radius_type)) + ", not a FloatType";
+    return detail::message({"radius_type is ", static_cast<int>(radius_type), ", not a FloatType"});
   }
   if (static_cast<int>(radius_meaning) > static_cast<int>(RadiusMeaning::kLeastSquares)) {
-    return "radius_meaning is " + std::to_string(static_cast<int>(radius_meaning)) +
-           ", not a RadiusMeaning";
+    return detail::message(
+        {"radius_meaning is ", static_cast<int>(radius_meaning), ", not a RadiusMeaning"});
   }
-  if (levels == 0) return {};
+  if (levels == 0) return codebooks == nullptr ? std::string() : problem_of(*codebooks);
   const std::string of_shape = shape().problem();
   if (!of_shape.empty()) return of_shape;
   if (radius_type == FloatType::kFloat64) {
@@ -298,18 +275,41 @@ inline std::string PolarFormat::problem() const {
     const int least = level == 1 ? 1 : 0;
     const int most = level == 1 ? kMaxFirstLevelBits : kMaxBits;
     if (bits < least || bits > most) {
-      return "level " + std::to_string(level) + " has " + std::to_string(bits) + " bits, must be " +
-             std::to_string(least) + " .. " + std::to_string(most);
+      return detail::message(
+          {"level ", level, " has ", bits, " bits, must be ", least, " .. ", most});
     }
   }
   for (int join = 0; join < shape().num_joins(); ++join) {
     const int bits = join_bits[static_cast<std::size_t>(join)];
     if (bits > kMaxBits) {
-      return "join " + std::to_string(join) + " has " + std::to_string(bits) +
-             " bits, must be 0 .. " + std::to_string(kMaxBits);
+      return detail::message({"join ", join, " has ", bits, " bits, must be 0 .. ", kMaxBits});
     }
   }
-  return {};
+  return codebooks == nullptr ? std::string() : problem_of(*codebooks);
+}
+
+POLARQUANT_COLD inline std::string PolarFormat::problem_of(const CodebookSet& given) const {
+  const auto find = [](const std::vector<AngleCodebook>& set, std::size_t count,
+                       const std::uint8_t* bits, const char* what) -> std::string {
+    if (set.size() != count) {
+      return detail::message(
+          {"codebooks for ", set.size(), " ", what, "s, the format has ", count});
+    }
+    const bool is_level = *what == 'l';
+    for (std::size_t i = 0; i < count; ++i) {
+      const bool circular = is_level && i == 0;
+      if (set[i].bits() == bits[i] && set[i].is_circular() == circular) continue;
+      return detail::message({"the codebook of ", what, " number ", i, " has ", set[i].bits(),
+                              " bits", set[i].is_circular() ? " on the circle" : "", ", must have ",
+                              bits[i], circular ? " and be circular" : " and not be circular"});
+    }
+    return {};
+  };
+  const std::string of_levels =
+      find(given.levels, static_cast<std::size_t>(levels), level_bits.data(), "level");
+  if (!of_levels.empty()) return of_levels;
+  const int num_joins = is_uncompressed() ? 0 : shape().num_joins();
+  return find(given.joins, static_cast<std::size_t>(num_joins), join_bits.data(), "join");
 }
 
 inline int PolarFormat::num_angle_bits() const {
@@ -323,7 +323,7 @@ inline int PolarFormat::num_angle_bits() const {
   return total;
 }
 
-inline CodebookSet offline_codebooks(const PolarFormat& format) {
+POLARQUANT_COLD inline CodebookSet offline_codebooks(const PolarFormat& format) {
   format.validate();
   CodebookSet codebooks;
   for (int level = 1; level <= format.levels; ++level) {
@@ -341,13 +341,19 @@ inline CodebookSet offline_codebooks(const PolarFormat& format) {
   return codebooks;
 }
 
+POLARQUANT_COLD inline CodebookSet PolarFormat::codebooks_or_offline() const {
+  return codebooks == nullptr ? offline_codebooks(*this) : *codebooks;
+}
+
 inline double PolarFormat::rho() const {
-  return detail::format_alignment(*this, offline_codebooks(*this)).mean;
+  validate();
+  return detail::format_alignment(*this, codebooks_or_offline()).mean;
 }
 
 inline double PolarFormat::expected_relative_mse() const {
   if (is_uncompressed()) return 0.0;
-  const detail::Alignment g = detail::format_alignment(*this, offline_codebooks(*this));
+  validate();
+  const detail::Alignment g = detail::format_alignment(*this, codebooks_or_offline());
   const double inverse_square = 1.0 / (g.mean * g.mean);
   switch (radius_meaning) {
     case RadiusMeaning::kNorm:
@@ -362,17 +368,17 @@ inline double PolarFormat::expected_relative_mse() const {
   return 1.0 - g.mean_square;
 }
 
-inline std::string PolarFormat::description() const {
+POLARQUANT_COLD inline std::string PolarFormat::description() const {
   std::string text;
   for (int level = 1; level <= levels; ++level) {
     text +=
-        (level > 1 ? "/" : "") + std::to_string(level_bits[static_cast<std::size_t>(level - 1)]);
+        detail::message({level > 1 ? "/" : "", level_bits[static_cast<std::size_t>(level - 1)]});
   }
   for (int join = 0; levels > 0 && join < shape().num_joins(); ++join) {
-    text += "+" + std::to_string(join_bits[static_cast<std::size_t>(join)]);
+    text += detail::message({"+", join_bits[static_cast<std::size_t>(join)]});
   }
-  return text + (levels > 0 ? " " : "") + std::to_string(num_radii()) + " " +
-         float_type_name(radius_type);
+  return detail::message(
+      {text, levels > 0 ? " " : "", num_radii(), " ", float_type_name(radius_type)});
 }
 
 POLARQUANT_END_NAMESPACE

@@ -28,19 +28,18 @@ struct PolarShape {
   int levels = 0;
 
   // The rule that is broken, with the value that breaks it; empty if all hold.
-  std::string problem() const {
+  POLARQUANT_COLD std::string problem() const {
     if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0) {
-      return "head_dim is " + std::to_string(head_dim) + ", must be even, 2 .. 1024";
+      return detail::message({"head_dim is ", head_dim, ", must be even, 2 .. 1024"});
     }
     if (levels < 1 || levels > 10 || (head_dim >> levels) == 0) {
-      return "levels is " + std::to_string(levels) +
-             ", must be 1 .. log2(head_dim) (0: uncompressed) for head_dim " +
-             std::to_string(head_dim);
+      return detail::message({"levels is ", levels,
+                              ", must be 1 .. log2(head_dim) (0: uncompressed) for head_dim ",
+                              head_dim});
     }
     if (num_radii() > 1 && (num_radii() << levels) != head_dim) {
-      return "head_dim is " + std::to_string(head_dim) +
-             ", must be a multiple of 2^levels = " + std::to_string(1 << levels) +
-             " unless the depth is full";
+      return detail::message({"head_dim is ", head_dim, ", must be a multiple of 2^levels = ",
+                              1 << levels, " unless the depth is full"});
     }
     return {};
   }

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <string>
 #include <vector>
 
 #include "polarquant/base/error.hpp"
@@ -153,13 +152,12 @@ class Rotation {
   Rotation(RotationKind kind, int head_dim, std::uint64_t seed)
       : kind_(kind), head_dim_(head_dim), seed_(seed) {
     if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0) {
-      detail::throw_invalid_argument("head_dim is " + std::to_string(head_dim) +
-                                     ", must be even, 2 .. 1024");
+      detail::throw_invalid_argument({"head_dim is ", head_dim, ", must be even, 2 .. 1024"});
     }
     if (kind != RotationKind::kNone && kind != RotationKind::kHadamard &&
         kind != RotationKind::kHaar) {
-      detail::throw_invalid_argument("rotation kind is " + std::to_string(static_cast<int>(kind)) +
-                                     ", must be kNone, kHadamard or kHaar");
+      detail::throw_invalid_argument(
+          {"rotation kind is ", static_cast<int>(kind), ", must be kNone, kHadamard or kHaar"});
     }
     Random random(seed);
     const std::size_t d = static_cast<std::size_t>(head_dim);

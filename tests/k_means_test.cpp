@@ -1,4 +1,5 @@
-// k-means on given angles, on the circle and on the quadrant.
+#include "polarquant/method/k_means.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
