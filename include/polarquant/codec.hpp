@@ -1,4 +1,7 @@
-// Codecs: vectors to codes in the caller's memory, and attention on them.
+// Codecs: vectors to codes in the caller's memory and back, and attention to them.
 #pragma once
 
+#include "polarquant/attention/tiles.hpp"
 #include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
+#include "polarquant/storage/kv_codec.hpp"

@@ -1,4 +1,6 @@
 // Formats of keys and values.
 #pragma once
 
+#include "polarquant/codec/codec_format.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 #include "polarquant/method/polar_format.hpp"

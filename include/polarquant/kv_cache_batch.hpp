@@ -4,11 +4,11 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cstddef>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "polarquant/attention/options.hpp"
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/attention/matrix.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/storage/config.hpp"
@@ -35,7 +35,7 @@ struct BatchItem {
 template <typename T>
 void attend_batch(const BatchItem<T>* items, std::size_t num_items, std::byte* scratch) noexcept {
   for (std::size_t i = 0; i < num_items; ++i) {
-    items[i].cache->attend(items[i].queries, items[i].output, scratch, {}, items[i].options);
+    items[i].cache->attend(items[i].queries, items[i].output, scratch, items[i].options);
   }
 }
 
@@ -60,28 +60,29 @@ RowMatrix<typename KVCache<T>::Accumulator> attend_batch(
   using Accumulator = typename KVCache<T>::Accumulator;
   const Eigen::Index num_caches = static_cast<Eigen::Index>(caches.size());
   if (num_caches == 0 ? queries.rows() != 0 : queries.rows() % num_caches != 0) {
-    detail::throw_invalid_argument("a batch of " + std::to_string(queries.rows()) +
-                                   " queries, must be a multiple of its " +
-                                   std::to_string(num_caches) + " caches");
+    detail::throw_invalid_argument({"a batch of ", queries.rows(),
+                                    " queries, must be a multiple of its ", num_caches,
+                                    " caches"});
   }
   if (num_caches == 0) return {};
   for (std::size_t i = 0; i < caches.size(); ++i) {
     if (caches[i] == nullptr) {
-      detail::throw_invalid_argument("cache " + std::to_string(i) + " of the batch is null");
+      detail::throw_invalid_argument({"cache ", i, " of the batch is null"});
     }
-    const KVCacheConfig& first = caches[0]->config();
-    const KVCacheConfig& other = caches[i]->config();
-    if (other.num_query_heads != first.num_query_heads ||
-        other.key_format.head_dim != first.key_format.head_dim ||
-        other.value_format.head_dim != first.value_format.head_dim) {
-      detail::throw_invalid_argument("cache " + std::to_string(i) +
-                                     " of the batch has not the shape of the first");
+    for (const auto& [what, columns] :
+         {std::pair<const char*, std::size_t (KVCacheConfig::*)() const>{
+              "num_query_heads * key head_dim", &KVCacheConfig::query_columns},
+          {"num_query_heads * value head_dim", &KVCacheConfig::output_columns}}) {
+      const std::size_t expected = (caches[0]->config().*columns)();
+      const std::size_t found = (caches[i]->config().*columns)();
+      if (found == expected) continue;
+      detail::throw_invalid_argument({"cache ", i, " of the batch has ", what, " = ", found,
+                                      ", the first has ", expected});
     }
   }
   const Eigen::Index count = queries.rows() / num_caches;
-  const KVCacheConfig& config = caches[0]->config();
-  RowMatrix<Accumulator> output(queries.rows(), static_cast<Eigen::Index>(config.num_query_heads) *
-                                                    config.value_format.head_dim);
+  RowMatrix<Accumulator> output(
+      queries.rows(), static_cast<Eigen::Index>(caches[0]->config().output_columns()));
   for (Eigen::Index i = 0; i < num_caches; ++i) {
     output.middleRows(i * count, count) =
         caches[static_cast<std::size_t>(i)]->attend(queries.middleRows(i * count, count), options);

@@ -3,25 +3,19 @@
 #pragma once
 
 // clang-format off
-#include "polarquant/base/version.hpp"
-#include "polarquant/base/error.hpp"
-
 // The method, step by step: rotate, transform, know the angles' law, quantize them.
 #include "polarquant/method/rotation.hpp"
 #include "polarquant/method/polar_transform.hpp"
 #include "polarquant/method/angle_distribution.hpp"
 #include "polarquant/method/codebook.hpp"
+#include "polarquant/method/k_means.hpp"
 #include "polarquant/method/online_codebooks.hpp"
 #include "polarquant/method/polar_format.hpp"
 
-// The codes, and attention on them.
-#include "polarquant/codes/code_layout.hpp"
-#include "polarquant/codec/codec.hpp"
-#include "polarquant/attention/online_softmax.hpp"
-#include "polarquant/storage/config.hpp"
-#include "polarquant/attention/options.hpp"
-#include "polarquant/attention/partial.hpp"
+// The codes, the cache, and attention on them.
+#include "polarquant/format.hpp"
+#include "polarquant/codec.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/kv_cache_batch.hpp"
-#include "polarquant/saving/save.hpp"
+#include "polarquant/serialization.hpp"
 // clang-format on

@@ -9,25 +9,25 @@
 #include <string>
 
 #include "polarquant/base/error.hpp"
+#include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/storage/removed_tokens.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
-// KV heads first .. first + count - 1 of a cache, so that threads can share the work of one call;
-// as it stands, all of them.
-struct HeadRange {
-  std::size_t first = 0;
-  std::size_t count = std::numeric_limits<std::size_t>::max();
-};
+// What of a call's work to do, so that threads can share it: some KV heads, some tokens. As it
+// comes, all.
+struct Part {
+  int first_kv_head = 0;
+  int num_kv_heads = (std::numeric_limits<int>::max)();  // as far as the cache has them
+  TokenRange token_range;
 
-// Tokens first .. first + count - 1 of a cache, as far as it has them.
-struct TokenRange {
-  std::size_t first = 0;
-  std::size_t count = std::numeric_limits<std::size_t>::max();
-
-  std::size_t end_within(std::size_t num_tokens) const {
-    return first >= num_tokens ? num_tokens : first + std::min(count, num_tokens - first);
+  static Part heads(int first, int count) { return {first, count, {}}; }
+  static Part tokens(std::size_t first, std::size_t count) {
+    Part part;
+    part.token_range = {first, count};
+    return part;
   }
 };
 
@@ -37,9 +37,10 @@ struct TokenRange {
 //   cap(scale q . k_j) + alibi_slopes[h] (j - p) + mask(i, h, j),  cap(x) = soft_cap tanh(x /
 //   soft_cap)
 //
-// over the tokens j that are visible: j <= p if causal, and p - j < window. A visible token whose
-// mask is -infinity is hidden too. A query that sees no token gets zeros. A is the cache's
-// Accumulator. An option left as it is costs nothing. Pointers are to the caller's memory.
+// over the tokens j that are visible: j <= p if causal, and p - j < window or j < window_sinks. A
+// visible token whose mask is -infinity is hidden too, and so is one that was removed. A query that
+// sees no token gets zeros. A is the cache's Accumulator. An option left as it is costs nothing.
+// Pointers are to the caller's memory.
 template <typename A>
 struct AttentionOptions {
   std::optional<A> scale;  // empty: 1 / sqrt(key head_dim)
@@ -50,8 +51,9 @@ struct AttentionOptions {
   // last token.
   std::optional<std::ptrdiff_t> first_position;
 
-  std::size_t window = 0;  // tokens that a query sees at most, itself included; 0: all
-  A soft_cap = A(0);       // 0: none
+  std::size_t window = 0;        // tokens that a query sees at most, itself included; 0: all
+  std::size_t window_sinks = 0;  // the first tokens, which a window does not hide
+  A soft_cap = A(0);             // 0: none
 
   const A* alibi_slopes = nullptr;  // [num_query_heads]
 
@@ -65,35 +67,36 @@ struct AttentionOptions {
   // Throws std::invalid_argument, naming the value and the rule.
   void validate(std::size_t num_queries, std::size_t num_query_heads,
                 std::size_t num_tokens) const {
-    if (scale) check("scale", *scale, std::isfinite(*scale), "finite");
-    check("soft_cap", soft_cap, std::isfinite(soft_cap) && soft_cap >= A(0), "finite, at least 0");
+    if (scale) require("scale", *scale, detail::is_finite(*scale), "finite");
+    require("soft_cap", soft_cap, detail::is_finite(soft_cap) && soft_cap >= A(0),
+            "finite, at least 0");
     for (std::size_t head = 0; head < num_query_heads; ++head) {
       if (alibi_slopes != nullptr) {
-        check("an ALiBi slope", alibi_slopes[head], std::isfinite(alibi_slopes[head]), "finite");
+        require("an ALiBi slope", alibi_slopes[head], detail::is_finite(alibi_slopes[head]),
+                "finite");
       }
       if (sink_logits != nullptr) {
-        check("a sink logit", sink_logits[head], is_logit(sink_logits[head]), kLogitRule);
+        require("a sink logit", sink_logits[head], is_logit(sink_logits[head]), kLogitRule);
       }
     }
     if (mask.data == nullptr) return;
     if (mask.count != num_queries && mask.count != num_queries * num_query_heads) {
-      detail::throw_invalid_argument(
-          "the mask has " + std::to_string(mask.count) + " rows, must have one per query, " +
-          std::to_string(num_queries) + ", or one per query and query head, " +
-          std::to_string(num_queries * num_query_heads));
+      detail::throw_invalid_argument({"the mask has ", mask.count,
+                                      " rows, must have one per query, ", num_queries,
+                                      ", or one per query and query head, ",
+                                      num_queries * num_query_heads});
     }
     if (mask.count > 1 && mask.stride < num_tokens) {
-      detail::throw_invalid_argument("the mask's rows are " + std::to_string(mask.stride) +
-                                     " apart, must be at least the number of tokens, " +
-                                     std::to_string(num_tokens));
+      detail::throw_invalid_argument({"the mask's rows are ", mask.stride,
+                                      " apart, must be at least the number of tokens, ",
+                                      num_tokens});
     }
     for (std::size_t row = 0; row < mask.count; ++row) {
       for (std::size_t token = 0; token < num_tokens; ++token) {
         const A value = mask.row(row)[token];
-        if (!is_logit(value)) {
-          check("the mask in row " + std::to_string(row) + " of token " + std::to_string(token),
-                value, false, kLogitRule);
-        }
+        if (is_logit(value)) continue;
+        require(detail::message({"the mask in row ", row, " of token ", token}), value, false,
+                kLogitRule);
       }
     }
   }
@@ -101,11 +104,13 @@ struct AttentionOptions {
  private:
   static constexpr const char* kLogitRule = "finite or -infinity";
 
-  static bool is_logit(A value) { return value <= std::numeric_limits<A>::max(); }
+  static bool is_logit(A value) {
+    return detail::is_finite(value) || detail::is_negative_infinity(value);
+  }
 
-  static void check(const std::string& what, A value, bool holds, const char* rule) {
+  static void require(const std::string& what, A value, bool holds, const char* rule) {
     if (holds) return;
-    detail::throw_invalid_argument(what + " is " + std::to_string(value) + ", must be " + rule);
+    detail::throw_invalid_argument({what, " is ", value, ", must be ", rule});
   }
 };
 

@@ -41,6 +41,20 @@ inline float float_from_bits(std::uint32_t bits) {
   return value;
 }
 
+inline bool is_finite(float x) { return (float_bits(x) & 0x7f800000u) != 0x7f800000u; }
+inline bool is_finite(double x) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return (bits & 0x7ff0000000000000u) != 0x7ff0000000000000u;
+}
+
+inline bool is_negative_infinity(float x) { return float_bits(x) == 0xff800000u; }
+inline bool is_negative_infinity(double x) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits == 0xfff0000000000000u;
+}
+
 // Round to nearest, ties to even. A finite float beyond the range becomes infinity; NaN is not
 // expected.
 inline std::uint16_t float_to_bfloat16(float value) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
 #include <string>
 
 #include "polarquant/base/error.hpp"
@@ -82,22 +83,41 @@ inline bool isa_is_available(Isa isa) {
   }
 }
 
-// The best instruction set of this machine, or the one that the environment variable POLARQUANT_ISA
-// names (scalar, avx2, avx512, neon). Throws std::runtime_error if it names one that is unknown or
-// that this machine lacks.
-inline Isa choose_isa() {
-  const char* const wanted = std::getenv("POLARQUANT_ISA");
+namespace detail {
+
+// What is wrong with asking for `wanted`, or else for what POLARQUANT_ISA names; empty if nothing.
+inline std::string isa_problem(std::optional<Isa> wanted) {
+  if (wanted) {
+    if (isa_is_available(*wanted)) return {};
+    return message({"isa is ", isa_name(*wanted), ", which this machine or build does not have"});
+  }
+  const char* const named = std::getenv("POLARQUANT_ISA");
+  if (named == nullptr || *named == '\0') return {};
   for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kScalar}) {
-    if (wanted == nullptr || *wanted == '\0') {
-      if (isa_is_available(isa)) return isa;
-    } else if (std::string(wanted) == isa_name(isa)) {
-      if (isa_is_available(isa)) return isa;
-      detail::throw_runtime_error(
-          {"POLARQUANT_ISA is ", wanted, ", which this machine or build does not have"});
+    if (std::string(named) != isa_name(isa)) continue;
+    if (isa_is_available(isa)) return {};
+    return message({"POLARQUANT_ISA is ", named, ", which this machine or build does not have"});
+  }
+  return message({"POLARQUANT_ISA is ", named, ", must be scalar, avx2, avx512 or neon"});
+}
+
+}  // namespace detail
+
+// `wanted`; or else the one that the environment variable POLARQUANT_ISA names (scalar, avx2,
+// avx512, neon); or else the best of this machine. Throws std::runtime_error if it is unknown or
+// this machine lacks it.
+inline Isa choose_isa(std::optional<Isa> wanted = {}) {
+  const std::string found = detail::isa_problem(wanted);
+  if (!found.empty()) detail::throw_runtime_error(found);
+  if (wanted) return *wanted;
+  const char* const named = std::getenv("POLARQUANT_ISA");
+  for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon}) {
+    if (named == nullptr || *named == '\0' ? isa_is_available(isa)
+                                           : std::string(named) == isa_name(isa)) {
+      return isa;
     }
   }
-  detail::throw_runtime_error(
-      {"POLARQUANT_ISA is ", wanted, ", must be scalar, avx2, avx512 or neon"});
+  return Isa::kScalar;
 }
 
 POLARQUANT_END_NAMESPACE

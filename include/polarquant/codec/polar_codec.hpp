@@ -79,7 +79,7 @@ class PolarModel final : public FormatModel {
       number("bits of join " + std::to_string(i),
              i < num_joins ? format.join_bits[static_cast<std::size_t>(i)] : 0);
     }
-    number("checksum of the codebooks", checksum_of(codebooks_of(format)));
+    number("checksum of the codebooks", checksum_of(format.codebooks_or_offline()));
     return result;
   }
 
@@ -107,7 +107,7 @@ class PolarCodec final : public Codec<A> {
       : PolarCodec(format, CodecSetup{std::move(rotation), arithmetic, isa}) {}
   PolarCodec(const PolarFormat& format, CodecSetup setup)
       : Codec<A>(format, std::move(setup)),
-        tables_(format, detail::codebooks_of(format)),
+        tables_(format, format.codebooks_or_offline()),
         kernels_(detail::choose_polar_kernels<A>(this->isa(), tables_, this->arithmetic())) {
     this->set_sizes({Scratch(tables_, nullptr).num_bytes, tables_.prepared_size(),
                      tables_.head_dim() * kTileTokens});

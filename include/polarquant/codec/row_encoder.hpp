@@ -9,7 +9,6 @@
 #include <limits>
 #include <type_traits>
 
-#include "polarquant/base/aligned_memory.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
@@ -45,10 +44,9 @@ double largest_magnitude(const T* row, std::size_t head_dim) noexcept {
 // Rows scaled to a magnitude about 1 and laid side by side: entry i of vector t at
 // [i * num_lanes + t].
 struct ScaledLanes {
-  ScaledLanes(ScratchArena& arena, std::size_t given_head_dim)
-      : head_dim(given_head_dim),
-        scales(arena.take<double>(kTileTokens)),
-        entries(arena.take<float>(kTileTokens * given_head_dim)) {}
+  std::size_t head_dim;
+  double* scales;  // [kTileTokens]
+  float* entries;  // [head_dim, kTileTokens]
 
   // row = scale * entries with max |entries| in [1, 2) (or a zero row), the scale a power of two,
   // so that no square that matters over- or underflows. False if a number is not finite.
@@ -89,10 +87,6 @@ struct ScaledLanes {
     }
     return count;
   }
-
-  std::size_t head_dim;
-  double* scales;  // [kTileTokens]
-  float* entries;  // [head_dim, kTileTokens]
 };
 
 }  // namespace detail

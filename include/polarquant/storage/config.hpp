@@ -124,7 +124,7 @@ inline std::string KVCacheConfig::problem() const {
     return message({"arithmetic is ", static_cast<int>(arithmetic), ", not an Arithmetic"});
   }
   for (const std::string& found :
-       {isa_problem(isa), segment_problem(), allocator.problem(),
+       {detail::isa_problem(isa), segment_problem(), allocator.problem(),
         mean_problem("key_mean", key_mean, key_format),
         mean_problem("value_mean", value_mean, value_format)}) {
     if (!found.empty()) return found;

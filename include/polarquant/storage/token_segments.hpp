@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codes/tile.hpp"
 #include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
