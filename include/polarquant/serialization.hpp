@@ -1,4 +1,5 @@
 // Saving a cache and loading it.
 #pragma once
 
+#include "polarquant/saving/load.hpp"
 #include "polarquant/saving/save.hpp"

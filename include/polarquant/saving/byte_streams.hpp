@@ -33,7 +33,8 @@ class ByteSource {
   virtual ~ByteSource() = default;
   // The next num_bytes bytes, valid until the next call; null if there are fewer.
   virtual const std::byte* take(std::size_t num_bytes) = 0;
-  // Bytes that are left; the largest number if only reading tells.
+  // Bytes that are left; kUnknown if only reading tells.
+  static constexpr std::uint64_t kUnknown = std::numeric_limits<std::uint64_t>::max();
   virtual std::uint64_t num_left() const = 0;
 };
 
@@ -86,13 +87,20 @@ class StreamSink final : public ByteSink {
 class StreamSource final : public ByteSource {
  public:
   explicit StreamSource(std::istream& stream) : stream_(stream) {
+    // How much there is, if the stream can tell. It is left as it was: a filter such as Boost's
+    // gzip can say where it is and not go elsewhere.
+    const std::ios::iostate state = stream.rdstate();
+    const std::ios::iostate exceptions = stream.exceptions();
+    stream.exceptions(std::ios::goodbit);
     const std::istream::pos_type begin = stream.tellg();
-    if (begin == std::istream::pos_type(-1)) return;
-    stream.seekg(0, std::ios::end);
-    const std::istream::pos_type end = stream.tellg();
-    stream.clear();
-    stream.seekg(begin);
-    if (end >= begin) num_left_ = static_cast<std::uint64_t>(end - begin);
+    if (begin != std::istream::pos_type(-1) && stream.seekg(0, std::ios::end)) {
+      const std::istream::pos_type end = stream.tellg();
+      stream.clear();
+      stream.seekg(begin);
+      if (end >= begin) num_left_ = static_cast<std::uint64_t>(end - begin);
+    }
+    stream.clear(state);
+    stream.exceptions(exceptions);
   }
   const std::byte* take(std::size_t num_bytes) override {
     if (buffer_.size() < num_bytes) buffer_.resize(num_bytes);
@@ -104,8 +112,6 @@ class StreamSource final : public ByteSource {
   std::uint64_t num_left() const override { return num_left_; }
 
  private:
-  static constexpr std::uint64_t kUnknown = std::numeric_limits<std::uint64_t>::max();
-
   std::istream& stream_;
   std::uint64_t num_left_ = kUnknown;  // of a stream that can seek
   std::vector<std::byte> buffer_;
@@ -164,26 +170,34 @@ class SectionReader {
  public:
   explicit SectionReader(ByteSource& source) : source_(source) {}
 
-  void begin(const char* name, std::uint64_t content) {
+  // Of any size up to `most`; returns it.
+  std::uint64_t begin_up_to(const char* name, std::uint64_t most) {
     checksum_ = Checksum();
     name_ = name;
     char expected[8] = {};
     std::memcpy(expected, name, 4);
     if (std::memcmp(take(sizeof expected), expected, sizeof expected) != 0) {
-      throw_runtime_error("loading: no section \"" + name_ + "\" where it must be: damaged");
+      throw_runtime_error({"loading: no section \"", name_, "\" where it must be: damaged"});
     }
     const std::uint64_t found = number();
-    if (found != content) {
-      throw_runtime_error("loading: section \"" + name_ + "\" has " + std::to_string(found) +
-                          " bytes, must have " + std::to_string(content));
+    if (found > most) {
+      throw_runtime_error({"loading: section \"", name_, "\" has ", found,
+                           " bytes, must have at most ", most});
     }
-    padding_ = padding_of(content);
+    padding_ = padding_of(found);
+    return found;
+  }
+  void begin(const char* name, std::uint64_t content) {
+    const std::uint64_t found = begin_up_to(name, kUnlimited);
+    if (found == content) return;
+    throw_runtime_error({"loading: section \"", name_, "\" has ", found, " bytes, must have ",
+                         content});
   }
   void end() {
     take(padding_);
     const std::uint64_t expected = checksum_.value();
     if (number() != expected) {
-      throw_runtime_error("loading: the checksum of section \"" + name_ + "\" is wrong: damaged");
+      throw_runtime_error({"loading: the checksum of section \"", name_, "\" is wrong: damaged"});
     }
   }
 
@@ -200,6 +214,8 @@ class SectionReader {
   }
 
  private:
+  static constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
+
   ByteSource& source_;
   Checksum checksum_;
   std::string name_;

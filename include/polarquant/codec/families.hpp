@@ -1,0 +1,60 @@
+// The families of codes that the library brings, as saved files name them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "polarquant/base/float_types.hpp"
+#include "polarquant/base/version.hpp"
+#include "polarquant/codec/codec_format.hpp"
+#include "polarquant/codec/polar_codec.hpp"
+#include "polarquant/method/polar_format.hpp"
+
+POLARQUANT_BEGIN_NAMESPACE
+namespace detail {
+
+// The one that version 1 of the saved cache knew, and did not name.
+inline constexpr const char* kFirstFamily = "polar";
+
+// What PolarModel::settings() wrote; false if no format can have them.
+inline bool read_polar_settings(const std::vector<std::uint64_t>& numbers, PolarFormat& format) {
+  constexpr std::size_t kFirstBits = 4;
+  constexpr std::size_t kNumBits = PolarFormat::kMaxLevels + PolarFormat::kMaxJoins;
+  if (numbers.size() != kFirstBits + kNumBits + 1) return false;
+  for (std::size_t i = 0; i + 1 < numbers.size(); ++i) {
+    if (numbers[i] > 1024) return false;
+  }
+  format.head_dim = static_cast<int>(numbers[0]);
+  format.levels = static_cast<int>(numbers[1]);
+  format.radius_type = static_cast<FloatType>(numbers[2]);
+  format.radius_meaning = static_cast<RadiusMeaning>(numbers[3]);
+  for (std::size_t i = 0; i < kNumBits; ++i) {
+    std::uint8_t& bits = i < PolarFormat::kMaxLevels
+                             ? format.level_bits[i]
+                             : format.join_bits[i - PolarFormat::kMaxLevels];
+    bits = static_cast<std::uint8_t>(numbers[kFirstBits + i]);
+  }
+  return format.problem().empty();
+}
+
+// A format as a saved file tells it.
+struct SavedFormat {
+  CodecFormat format;       // not set: a family that the library does not bring, or given codebooks
+  std::string description;  // for people
+};
+
+inline SavedFormat read_format(const std::string& family,
+                               const std::vector<std::uint64_t>& numbers) {
+  PolarFormat polar;
+  if (family != kFirstFamily) return {{}, "a format of the family \"" + family + "\""};
+  if (!read_polar_settings(numbers, polar)) return {{}, family + " with wrong settings"};
+  const CodecFormat format = polar;
+  const bool is_offline = format.model().settings().back().value == numbers.back();
+  if (is_offline) return {format, format.description()};
+  return {{}, format.description() + ", given codebooks"};
+}
+
+}  // namespace detail
+POLARQUANT_END_NAMESPACE
