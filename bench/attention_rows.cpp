@@ -142,7 +142,7 @@ Work attend_work(const Row& row) {
     heads = compressed_heads(row, *inputs);
     work.kernel = heads->front().kernel_name();
     work.bits = heads->front().config().key_format.bits_per_coordinate();
-    const double key_bytes = static_cast<double>(heads->front().codec()->keys.bytes_per_vector());
+    const double key_bytes = static_cast<double>(heads->front().codec()->keys().bytes_per_vector());
     work.sides.push_back(side_of(row, "ours", is_scores ? key_bytes : 2.0 * key_bytes,
                                  is_scores ? row.num_tokens : row.head_dim));
     RowMatrix<float>* const result = work.sides.front().result.get();

@@ -28,17 +28,17 @@ double relative_mse(const RowMatrix<float>& decoded, const RowMatrix<float>& row
 Work dot_work(const Row& row) {
   const auto inputs = inputs_of(row);
   const auto codec = std::make_shared<const KVCodec<float>>(config_of(row));
-  const auto scratch = std::make_shared<Scratch>(codec->keys.scratch_bytes());
-  const auto prepared = std::make_shared<Scratch>(codec->keys.prepared_size() * sizeof(float));
-  const std::size_t bytes = codec->keys.bytes_per_vector();
+  const auto scratch = std::make_shared<Scratch>(codec->keys().scratch_bytes());
+  const auto prepared = std::make_shared<Scratch>(codec->keys().prepared_size() * sizeof(float));
+  const std::size_t bytes = codec->keys().bytes_per_vector();
   const std::size_t num_tokens = size_of(row.num_tokens);
   const auto codes = std::make_shared<CopiedHeads>(
       bytes * num_tokens, num_heads_for(bytes * num_tokens, row.memory_bytes));
-  codec->keys.encode(rows_of(inputs->keys), {codes->head<std::byte>(0), num_tokens, bytes},
+  codec->keys().encode(rows_of(inputs->keys), {codes->head<std::byte>(0), num_tokens, bytes},
                      scratch->data());
   codes->copy();
   float* const query = reinterpret_cast<float*>(prepared->data());
-  codec->keys.prepare_query(inputs->queries.data(), query, scratch->data());
+  codec->keys().prepare_query(inputs->queries.data(), query, scratch->data());
 
   constexpr std::size_t kAhead = polarquant_baselines::kPrefetchBytes;
   Work work;
@@ -52,10 +52,10 @@ Work dot_work(const Row& row) {
     const std::byte* const code = codes->head<std::byte>(turn->next());
     if (one_by_one) {
       for (std::size_t t = 0; t < num_tokens; ++t) {
-        result->data()[t] = codec->keys.dot(query, code + t * bytes, scratch->data());
+        result->data()[t] = codec->keys().dot(query, code + t * bytes, scratch->data());
       }
     } else {
-      codec->keys.dot_rows({query, 1, codec->keys.prepared_size()}, {code, num_tokens, bytes},
+      codec->keys().dot_rows({query, 1, codec->keys().prepared_size()}, {code, num_tokens, bytes},
                            rows_of(*result), scratch->data());
     }
   };
@@ -79,7 +79,7 @@ Work dot_work(const Row& row) {
   }
   ours.run();
   RowMatrix<float> decoded(row.num_tokens, row.head_dim);
-  codec->keys.decode({codes->head<std::byte>(0), num_tokens, bytes}, rows_of(decoded),
+  codec->keys().decode({codes->head<std::byte>(0), num_tokens, bytes}, rows_of(decoded),
                      scratch->data());
   const auto error_to = [&](const RowMatrix<float>& keys) {
     const RowMatrix<double> exact =
@@ -97,8 +97,8 @@ Work encode_work(const Row& row) {
   config.rotation = row.operation == "encode_hadamard" ? polarquant::RotationKind::kHadamard
                                                        : polarquant::RotationKind::kHaar;
   const auto codec = std::make_shared<const KVCodec<float>>(config);
-  const auto scratch = std::make_shared<Scratch>(codec->keys.scratch_bytes());
-  const std::size_t bytes = codec->keys.bytes_per_vector();
+  const auto scratch = std::make_shared<Scratch>(codec->keys().scratch_bytes());
+  const std::size_t bytes = codec->keys().bytes_per_vector();
   const std::size_t num_tokens = size_of(row.num_tokens);
   const auto codes = std::make_shared<CopiedHeads>(bytes * num_tokens, 1);
   Work work;
@@ -109,14 +109,14 @@ Work encode_work(const Row& row) {
          constexpr std::size_t kBatch = 64;
          for (std::size_t t = 0; t < num_tokens; t += kBatch) {
            const std::size_t count = std::min(kBatch, num_tokens - t);
-           codec->keys.encode(
-               {inputs->keys.data() + t * codec->keys.head_dim(), count, codec->keys.head_dim()},
+           codec->keys().encode(
+               {inputs->keys.data() + t * codec->keys().head_dim(), count, codec->keys().head_dim()},
                {codes->head<std::byte>(0) + t * bytes, count, bytes}, scratch->data());
          }
        }});
   work.sides.front().run();
   RowMatrix<float> decoded(row.num_tokens, row.head_dim);
-  codec->keys.decode({codes->head<std::byte>(0), num_tokens, bytes}, rows_of(decoded),
+  codec->keys().decode({codes->head<std::byte>(0), num_tokens, bytes}, rows_of(decoded),
                      scratch->data());
   work.error = relative_mse(decoded, inputs->keys);
   return work;
@@ -125,13 +125,13 @@ Work encode_work(const Row& row) {
 Work decode_work(const Row& row) {
   const auto inputs = inputs_of(row);
   const auto codec = std::make_shared<const KVCodec<float>>(config_of(row));
-  const auto scratch = std::make_shared<Scratch>(codec->keys.scratch_bytes());
-  const std::size_t tile_bytes = polarquant::tile_bytes(codec->keys.bytes_per_vector());
+  const auto scratch = std::make_shared<Scratch>(codec->keys().scratch_bytes());
+  const std::size_t tile_bytes = polarquant::tile_bytes(codec->keys().bytes_per_vector());
   const std::size_t num_tiles = size_of(row.num_tokens) / kTileTokens;
-  const std::size_t head_dim = codec->keys.head_dim();
+  const std::size_t head_dim = codec->keys().head_dim();
   const auto tiles = std::make_shared<CopiedHeads>(num_tiles * tile_bytes, 1);
   for (std::size_t i = 0; i < num_tiles; ++i) {
-    codec->keys.encode_tile(
+    codec->keys().encode_tile(
         {inputs->keys.data() + i * kTileTokens * head_dim, kTileTokens, head_dim}, 0,
         tiles->head<std::byte>(0) + i * tile_bytes, scratch->data());
   }
@@ -143,7 +143,7 @@ Work decode_work(const Row& row) {
   work.sides.push_back({"ours", static_cast<double>(num_tiles * kTileTokens),
                         static_cast<double>(num_tiles * tile_bytes), [=] {
                           for (std::size_t i = 0; i < num_tiles; ++i) {
-                            codec->keys.decode_tile(tiles->head<std::byte>(0) + i * tile_bytes,
+                            codec->keys().decode_tile(tiles->head<std::byte>(0) + i * tile_bytes,
                                                     rows_of(*decoded), scratch->data());
                           }
                         }});

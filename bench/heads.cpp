@@ -91,7 +91,7 @@ CompressedHeads::CompressedHeads(const KVCacheConfig& config, const RowMatrix<fl
     : turn_(1), scratch_(0) {
   const auto codec = std::make_shared<const KVCodec<float>>(config);
   const std::size_t num_heads = num_heads_for(
-      codec->keys.bytes_per_vector() * static_cast<std::size_t>(keys.rows()), memory_bytes);
+      codec->keys().bytes_per_vector() * static_cast<std::size_t>(keys.rows()), memory_bytes);
   for (std::size_t head = 0; head < num_heads; ++head) {
     heads_.emplace_back(config, codec);
     heads_.back().reserve(static_cast<std::size_t>(keys.rows()));

@@ -46,8 +46,8 @@ KVCacheConfig make_config(const PolarFormat& keys, const PolarFormat& values, in
 template <typename T>
 RowMatrix<double> reference_attention(const KVCache<T>& cache, const RowMatrix<T>& queries) {
   const KVCacheConfig& config = cache.config();
-  const Index key_dim = config.key_format.head_dim;
-  const Index value_dim = config.value_format.head_dim;
+  const Index key_dim = config.key_format.head_dim();
+  const Index value_dim = config.value_format.head_dim();
   const Index group_size = config.num_query_heads / config.num_kv_heads;
   const Index num_tokens = static_cast<Index>(cache.num_tokens());
   RowMatrix<double> output =
@@ -82,8 +82,8 @@ constexpr double tolerance() {
 template <typename T>
 void expect_attention_of_decoded(const KVCacheConfig& config, Index num_tokens, Index num_queries) {
   KVCache<T> cache(config);
-  const Index key_dim = config.key_format.head_dim;
-  const Index value_dim = config.value_format.head_dim;
+  const Index key_dim = config.key_format.head_dim();
+  const Index value_dim = config.value_format.head_dim();
   const RowMatrix<T> queries = gaussian_matrix<T>(num_queries, config.num_query_heads * key_dim, 3);
   cache.append(gaussian_matrix<T>(num_tokens, config.num_kv_heads * key_dim, 1),
                gaussian_matrix<T>(num_tokens, config.num_kv_heads * value_dim, 2));

@@ -56,7 +56,7 @@ double norm_in_double(const RowMatrix<float>& rows, Index row, Index first, Inde
 void add_errors(const CachePair& caches, const RowMatrix<float>& keys,
                 const RowMatrix<float>& queries, ScoreError* error) {
   const KVCacheConfig& config = caches.exact.config();
-  const Index d = config.key_format.head_dim;
+  const Index d = config.key_format.head_dim();
   const Index num_heads = config.num_query_heads;
   const Index group_size = num_heads / config.num_kv_heads;
   const RowMatrix<float> exact = caches.exact.attention_scores(queries);

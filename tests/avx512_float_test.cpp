@@ -36,13 +36,13 @@ using Avx512FloatTest = polarquant_test::TileKernelsFixture;
 
 // Scores to 1e-6 of ||q|| ||k||, outputs to 1e-6 of ||v||; both sides sum in float.
 void expect_equal_attention(const KVCacheConfig& config, Index num_tokens, Index num_queries) {
-  const Index key_dim = config.key_format.head_dim;
-  const Index value_dim = config.value_format.head_dim;
+  const Index key_dim = config.key_format.head_dim();
+  const Index value_dim = config.value_format.head_dim();
   KVCache<float> scalar = cache_with<float>("scalar", config);
   KVCache<float> tiles = cache_with<float>("avx512", config);
   ASSERT_STREQ(scalar.kernel_name(), "scalar");
   ASSERT_STREQ(tiles.kernel_name(), "avx512 tiles") << name_of(config.key_format);
-  ASSERT_STREQ(tiles.codec()->values.kernel_name(), "avx512 tiles") << name_of(config.value_format);
+  ASSERT_STREQ(tiles.codec()->values().kernel_name(), "avx512 tiles") << name_of(config.value_format);
   const RowMatrix<float> keys =
       gaussian_matrix<float>(num_tokens, config.num_kv_heads * key_dim, 1);
   const RowMatrix<float> values =

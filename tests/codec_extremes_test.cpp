@@ -179,7 +179,7 @@ TEST(CodecTest, AFloat16RadiusThatOverflowsIsReportedWithItsRow) {
       const EncodeResult result =
           codec.encode({rows.data(), 35, 64}, {codes.data(), 35, num_bytes}, scratch.data());
       EXPECT_EQ(result.num_encoded, row);
-      EXPECT_EQ(result.failure, EncodeFailure::kRadiusOverflow);
+      EXPECT_EQ(result.failure, EncodeFailure::kOutOfRange);
       EXPECT_EQ(std::memcmp(codes.data(), expected.data(), row * num_bytes), 0);
       for (std::size_t i = row * num_bytes; i < codes.size(); ++i) {
         ASSERT_EQ(codes[i], std::byte{0x77});
@@ -206,7 +206,7 @@ TEST(CodecTest, ANormBeyondFloatIsReportedNotSaturated) {
   const EncodeResult result =
       codec.encode({row.data(), 1, 64}, {code.data(), 1, code.size()}, scratch.data());
   EXPECT_EQ(result.num_encoded, 0u);
-  EXPECT_EQ(result.failure, EncodeFailure::kRadiusOverflow);
+  EXPECT_EQ(result.failure, EncodeFailure::kOutOfRange);
 }
 
 // Of a NaN behind an overflow in one batch the first row is the one reported.
@@ -222,7 +222,7 @@ TEST(CodecTest, TheFirstOfTwoFailuresIsReported) {
   const EncodeResult result = codec.encode(
       {rows.data(), 10, 64}, {codes.data(), 10, codec.bytes_per_vector()}, scratch.data());
   EXPECT_EQ(result.num_encoded, 3u);
-  EXPECT_EQ(result.failure, EncodeFailure::kRadiusOverflow);
+  EXPECT_EQ(result.failure, EncodeFailure::kOutOfRange);
 }
 
 }  // namespace

@@ -44,11 +44,11 @@ TEST(ExactRowsTest, CheckSaysWhatCannotBeKept) {
     return check_exact_row<float>(row.data(), row.size(), FloatType::kFloat16, norm);
   };
   EXPECT_EQ(check({0.0f, -65504.0f}, 1e9), EncodeFailure::kNone);
-  EXPECT_EQ(check({0.0f, -65505.0f}, 1e9), EncodeFailure::kRadiusOverflow);
+  EXPECT_EQ(check({0.0f, -65505.0f}, 1e9), EncodeFailure::kOutOfRange);
   EXPECT_EQ(check({NAN, 1.0f}, 1e9), EncodeFailure::kNotFinite);
   EXPECT_EQ(check({1.0f, -INFINITY}, 1e9), EncodeFailure::kNotFinite);
   EXPECT_EQ(check({3.0f, 4.0f}, 5.0), EncodeFailure::kNone);
-  EXPECT_EQ(check({3.0f, 4.0f}, 4.99), EncodeFailure::kRadiusOverflow);
+  EXPECT_EQ(check({3.0f, 4.0f}, 4.99), EncodeFailure::kOutOfRange);
   EXPECT_EQ(check({0.0f, 0.0f}, 0.0), EncodeFailure::kNone);
 }
 

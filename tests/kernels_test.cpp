@@ -184,15 +184,15 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     polarquant_test::encode_all(config);
     KVCache<T> scalar = cache_of<T>(Isa::kScalar, config);
     KVCache<T> fast = cache_of<T>(GetParam(), config);
-    const RowMatrix<T> keys = gaussian_matrix<T>(num_tokens, 2 * key_format.head_dim, 1);
-    const RowMatrix<T> values = gaussian_matrix<T>(num_tokens, 2 * value_format.head_dim, 2);
+    const RowMatrix<T> keys = gaussian_matrix<T>(num_tokens, 2 * key_format.head_dim(), 1);
+    const RowMatrix<T> values = gaussian_matrix<T>(num_tokens, 2 * value_format.head_dim(), 2);
     const RowMatrix<T> queries =
-        gaussian_matrix<T>(num_queries, config.num_query_heads * key_format.head_dim, 3);
+        gaussian_matrix<T>(num_queries, config.num_query_heads * key_format.head_dim(), 3);
     scalar.append(keys, values);
     fast.append(keys, values);
     const RowMatrix<Accumulator> scores = scalar.attention_scores(queries);
     const RowMatrix<Accumulator> output = scalar.attend(queries);
-    const double head_dim = key_format.head_dim;
+    const double head_dim = key_format.head_dim();
     // |q||k| is about head_dim; a value's coordinate at most some 5, and the softmax turns an
     // error of a logit into a relative one of a weight.
     EXPECT_LE((fast.attention_scores(queries) - scores).cwiseAbs().maxCoeff(),

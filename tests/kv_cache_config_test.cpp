@@ -35,7 +35,7 @@ TEST(KVCodecTest, KeysAndValuesOfEqualWidthShareTheRotation) {
   config.key_format = PolarFormat::paper(64);
   config.value_format = PolarFormat::full_depth(64, 3.25);
   const KVCodec<float> codec(config);
-  EXPECT_EQ(&codec.keys.rotation(), &codec.values.rotation());
+  EXPECT_EQ(&codec.keys().rotation(), &codec.values().rotation());
 }
 
 TEST(KVCodecTest, KeysAndValuesOfDifferentWidthsHaveRotationsOfTheSameKindAndSeed) {
@@ -45,8 +45,8 @@ TEST(KVCodecTest, KeysAndValuesOfDifferentWidthsHaveRotationsOfTheSameKindAndSee
   config.rotation = RotationKind::kHadamard;
   config.seed = 77;
   const KVCodec<float> codec(config);
-  EXPECT_EQ(codec.keys.rotation().head_dim(), 64);
-  EXPECT_EQ(codec.values.rotation().head_dim(), 96);
+  EXPECT_EQ(codec.keys().rotation().head_dim(), 64);
+  EXPECT_EQ(codec.values().rotation().head_dim(), 96);
   for (const auto* side : {&codec.keys, &codec.values}) {
     EXPECT_EQ(side->rotation().kind(), RotationKind::kHadamard);
     EXPECT_EQ(side->rotation().seed(), 77u);
@@ -58,11 +58,11 @@ TEST(KVCodecTest, MemoryCountsASharedRotationOnce) {
   config.key_format = PolarFormat::paper(64);
   config.value_format = PolarFormat::full_depth(64, 3.25);
   const KVCodec<float> shared(config);
-  EXPECT_EQ(shared.memory_bytes() + shared.keys.rotation().memory_bytes(),
-            shared.keys.memory_bytes() + shared.values.memory_bytes());
+  EXPECT_EQ(shared.memory_bytes() + shared.keys().rotation().memory_bytes(),
+            shared.keys().memory_bytes() + shared.values().memory_bytes());
   config.value_format = PolarFormat::paper(96);
   const KVCodec<float> separate(config);
-  EXPECT_EQ(separate.memory_bytes(), separate.keys.memory_bytes() + separate.values.memory_bytes());
+  EXPECT_EQ(separate.memory_bytes(), separate.keys().memory_bytes() + separate.values().memory_bytes());
 }
 
 TEST(KVCodecTest, TheArithmeticOfTheConfigIsThatOfBothSides) {
@@ -70,8 +70,8 @@ TEST(KVCodecTest, TheArithmeticOfTheConfigIsThatOfBothSides) {
   EXPECT_EQ(config.arithmetic, polarquant::Arithmetic::kFixedPoint);
   config.arithmetic = polarquant::Arithmetic::kExact;
   const KVCodec<float> codec(config);
-  EXPECT_EQ(codec.keys.arithmetic(), polarquant::Arithmetic::kExact);
-  EXPECT_EQ(codec.values.arithmetic(), polarquant::Arithmetic::kExact);
+  EXPECT_EQ(codec.keys().arithmetic(), polarquant::Arithmetic::kExact);
+  EXPECT_EQ(codec.values().arithmetic(), polarquant::Arithmetic::kExact);
 }
 
 TEST(KVCodecTest, TheSeedDecidesTheCodes) {
@@ -93,7 +93,7 @@ TEST(KVCodecTest, GivenCodebooksAreUsedOnTheirSideAlone) {
   const KVCodec<float> offline(config);
   config.key_codebooks =
       std::make_shared<const polarquant::CodebookSet>(polarquant::online_codebooks<float>(
-          config.key_format, offline.keys.rotation(), {rows.data(), 100, 64}));
+          config.key_format, offline.keys().rotation(), {rows.data(), 100, 64}));
   const KVCodec<float> online(config);
   EXPECT_NE(encode_rows(online.keys, rows), encode_rows(offline.keys, rows));
   EXPECT_EQ(encode_rows(online.values, rows), encode_rows(offline.values, rows));
@@ -110,7 +110,7 @@ TEST(KVCodecTest, OnlineCodebooksOfUnrotatedSparseKeysBeatTheOfflineOnes) {
   const KVCodec<float> offline(config);
   config.key_codebooks =
       std::make_shared<const polarquant::CodebookSet>(polarquant::online_codebooks<float>(
-          config.key_format, offline.keys.rotation(), {rows.data(), 500, 64}));
+          config.key_format, offline.keys().rotation(), {rows.data(), 500, 64}));
   const KVCodec<float> online(config);
   EXPECT_LT(polarquant_test::measure_distortion(online.keys, rows).relative_mse.mean(),
             0.8 * polarquant_test::measure_distortion(offline.keys, rows).relative_mse.mean());

@@ -67,12 +67,12 @@ KVCacheConfig random_config(Random& random) {
   config.centering = static_cast<Centering>(random_int(random, 0, 2));
   config.num_centering_tokens = static_cast<std::size_t>(random_int(random, 1, 100));
   if (config.centering == Centering::kGiven) {
-    for (int i = 0; i < config.num_kv_heads * config.key_format.head_dim; ++i) {
+    for (int i = 0; i < config.num_kv_heads * config.key_format.head_dim(); ++i) {
       config.key_mean.push_back(static_cast<float>(random.gaussian()));
     }
     if (random_int(random, 0, 1) == 0) {
       config.value_mean.assign(
-          static_cast<std::size_t>(config.num_kv_heads * config.value_format.head_dim), 0.5f);
+          static_cast<std::size_t>(config.num_kv_heads * config.value_format.head_dim()), 0.5f);
     }
   }
   return config;

@@ -338,7 +338,7 @@ TEST(KVCacheSegmentsFailureTest, ExactTokensHaveNoCode) {
     EXPECT_NE(message.find("token " + std::to_string(token) + " is kept exact"), std::string::npos)
         << message;
   }
-  EXPECT_EQ(cache.key_code(0, 2).size(), cache.codec()->keys.bytes_per_vector());
+  EXPECT_EQ(cache.key_code(0, 2).size(), cache.codec()->keys().bytes_per_vector());
 }
 
 // ---- Memory ----

@@ -232,7 +232,7 @@ TEST(KVCacheTest, ASharedCodecOutlivesItsCaches) {
     const KVCache<float> cache = filled_cache<float>(20);
     codec = cache.codec();
   }
-  EXPECT_EQ(codec->keys.head_dim(), 32u);
+  EXPECT_EQ(codec->keys().head_dim(), 32u);
   EXPECT_EQ(codec.use_count(), 1);
 }
 

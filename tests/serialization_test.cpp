@@ -71,8 +71,8 @@ KVCache<T> loaded(const Bytes& bytes, const KVCacheConfig& config) {
 // The error of loading bytes into a cache, which must not change for it.
 std::string error_of(const Bytes& bytes, KVCache<float> cache = empty_cache()) {
   const KVCacheConfig& config = cache.config();
-  cache.append(gaussian_matrix<float>(3, config.num_kv_heads * config.key_format.head_dim, 8),
-               gaussian_matrix<float>(3, config.num_kv_heads * config.value_format.head_dim, 9));
+  cache.append(gaussian_matrix<float>(3, config.num_kv_heads * config.key_format.head_dim(), 8),
+               gaussian_matrix<float>(3, config.num_kv_heads * config.value_format.head_dim(), 9));
   const polarquant::RowMatrix<float> before = cache.decode_keys(0);
   std::string message =
       message_of<std::runtime_error>([&] { load(bytes.data(), bytes.size(), cache); });
@@ -116,8 +116,8 @@ TEST(SerializationTest, EveryFormat) {
     KVCache<float> cache(config);
     const Index num_tokens = polarquant_test::random_int(random, 1, 100);
     cache.append(
-        gaussian_matrix<float>(num_tokens, config.num_kv_heads * config.key_format.head_dim, 1),
-        gaussian_matrix<float>(num_tokens, config.num_kv_heads * config.value_format.head_dim, 2));
+        gaussian_matrix<float>(num_tokens, config.num_kv_heads * config.key_format.head_dim(), 1),
+        gaussian_matrix<float>(num_tokens, config.num_kv_heads * config.value_format.head_dim(), 2));
     EXPECT_EQ(all_codes(loaded<float>(saved(cache), config)), all_codes(cache));
   }
 }

@@ -19,7 +19,7 @@ namespace {
 using polarquant::kTileTokens;
 using polarquant::detail::kPageTiles;
 using polarquant::detail::kPageTokens;
-using polarquant::detail::TilePages;
+using polarquant::detail::PagePool;
 using polarquant_test::CountingMemory;
 
 TEST(TilePagesTest, HoldsNothingAtFirst) {
