@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3 /usr/bin/python3; do \
             $$python -c "import importlib.util as u, sys; \
               sys.exit(not (u.find_spec('numpy') and u.find_spec('matplotlib')))" 2> /dev/null && \
             echo $$python && break; done || echo python3)
-SOURCES = $(shell find include tests bench examples -name '*.hpp' -o -name '*.cpp' | sort)
+SOURCES = $(shell find include src tests bench examples -name '*.hpp' -o -name '*.inl' -o -name '*.cpp' | sort)
 
 ifneq ($(shell command -v ninja),)
 export CMAKE_GENERATOR ?= Ninja

@@ -6,7 +6,7 @@ set(POLARQUANT_PACKAGE_DIR "${CMAKE_INSTALL_DATADIR}/cmake/polarquant")
 
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/polarquant"
         DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
-        FILES_MATCHING PATTERN "*.hpp")
+        FILES_MATCHING PATTERN "*.hpp" PATTERN "*.inl")
 install(TARGETS polarquant EXPORT polarquantTargets
         INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT polarquantTargets NAMESPACE polarquant:: DESTINATION "${POLARQUANT_PACKAGE_DIR}")
