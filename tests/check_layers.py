@@ -388,6 +388,12 @@ def check(root, breaks_today=BREAKS_TODAY, no_test=NO_TEST_OF_ITS_OWN):
         name = path.relative_to(root).as_posix()
         report("test names", name, [f"{name}:{problem}" for problem in check_test_names(text)])
 
+    macros = root / "tests" / "consumers" / "macros.cpp"
+    if macros.exists():
+        defined = set(re.findall(r"^#define (\w+)", macros.read_text(), re.MULTILINE))
+        for name in sorted(defined.symmetric_difference(MACROS_WITH_ARGUMENTS + MACROS_WITHOUT)):
+            errors.append(f"tests/consumers/macros.cpp and check_layers.py disagree about `{name}`")
+
     sources = headers + sorted(
         path
         for folder in ("src", "tests", "bench", "examples")
@@ -514,6 +520,14 @@ def self_test():
         root = pathlib.Path(folder)
         if not check(root)[0]:
             failures.append("a tree without headers passes")
+        # Both lists of macros are one.
+        macros = root / "tests/consumers/macros.cpp"
+        macros.parent.mkdir(parents=True)
+        names = MACROS_WITH_ARGUMENTS + MACROS_WITHOUT
+        macros.write_text("".join(f"#define {name} @\n" for name in names[1:]))
+        if not any(f"disagree about `{names[0]}`" in error for error in check(root)[0]):
+            failures.append("a macro that macros.cpp does not define passes")
+        macros.write_text("".join(f"#define {name} @\n" for name in names))
         # An exemption holds for its rule and its file alone, and is named once nothing needs it.
         header = root / "include/polarquant/storage/a.hpp"
         header.parent.mkdir(parents=True)

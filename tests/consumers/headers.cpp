@@ -1,7 +1,6 @@
 // The program of the consumers that are about packaging alone: both libraries' headers are found.
-#include <polarquant/base/version.hpp>
-
 #include <Eigen/Core>
+#include <polarquant/base/version.hpp>
 
 static_assert(POLARQUANT_VERSION_MAJOR >= 0);
 
