@@ -39,7 +39,7 @@ install-for-bench:
 	@scripts/install_dependencies.sh bench
 
 test: install-for-test
-	cmake -S . -B build/test -DPOLARQUANT_BUILD_BENCH=OFF $(CMAKE_ARGS)
+	cmake -S . -B build/test -DPOLARQUANT_BUILD_TESTS=ON -DPOLARQUANT_BUILD_BENCH=OFF $(CMAKE_ARGS)
 	cmake --build build/test -j $(JOBS)
 	cd build/test && ctest --output-on-failure -j $(JOBS)
 
@@ -50,7 +50,8 @@ demo: install-for-demo
 	$(PYTHON) examples/demo/plot.py out/demo
 
 bench: install-for-bench
-	cmake -S . -B build/bench -DPOLARQUANT_BUILD_TESTS=OFF -DPOLARQUANT_BUILD_EXAMPLES=OFF $(CMAKE_ARGS)
+	cmake -S . -B build/bench -DPOLARQUANT_BUILD_BENCH=ON -DPOLARQUANT_BUILD_TESTS=OFF \
+	  -DPOLARQUANT_BUILD_EXAMPLES=OFF $(CMAKE_ARGS)
 	cmake --build build/bench -j $(JOBS) --target bench_polarquant
 	$(PYTHON) bench/report.py build/bench/bench/bench_polarquant $(ARGS)
 
