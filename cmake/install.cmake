@@ -16,6 +16,14 @@ install(EXPORT polarquantTargets NAMESPACE polarquant:: DESTINATION "${POLARQUAN
         ${POLARQUANT_OPTIONAL})
 export(EXPORT polarquantTargets NAMESPACE polarquant::
        FILE "${PROJECT_BINARY_DIR}/polarquantTargets.cmake")
+if(POLARQUANT_COMPILED_LIBRARY)
+  install(TARGETS polarquant_compiled EXPORT polarquantCompiledTargets
+          ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}" ${POLARQUANT_OPTIONAL})
+  install(EXPORT polarquantCompiledTargets NAMESPACE polarquant::
+          DESTINATION "${POLARQUANT_PACKAGE_DIR}" ${POLARQUANT_OPTIONAL})
+  export(EXPORT polarquantCompiledTargets NAMESPACE polarquant::
+         FILE "${PROJECT_BINARY_DIR}/polarquantCompiledTargets.cmake")
+endif()
 
 if(NOT POLARQUANT_INSTALL)
   return()
@@ -29,8 +37,12 @@ configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/polarquantConfig.cmake.
                               "${PROJECT_BINARY_DIR}/polarquantConfig.cmake"
                               INSTALL_DESTINATION "${POLARQUANT_PACKAGE_DIR}"
                               NO_SET_AND_CHECK_MACRO)
+set(POLARQUANT_ARCH ARCH_INDEPENDENT)
+if(POLARQUANT_COMPILED_LIBRARY)
+  set(POLARQUANT_ARCH)
+endif()
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/polarquantConfigVersion.cmake"
-                                 COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+                                 COMPATIBILITY SameMinorVersion ${POLARQUANT_ARCH})
 # Beside the other two: the folder of a build is a package, too.
 configure_file("${CMAKE_CURRENT_LIST_DIR}/polarquantEigen.cmake"
                "${PROJECT_BINARY_DIR}/polarquantEigen.cmake" COPYONLY)
