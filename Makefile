@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3 /usr/bin/python3; do \
             $$python -c "import importlib.util as u, sys; \
               sys.exit(not (u.find_spec('numpy') and u.find_spec('matplotlib')))" 2> /dev/null && \
             echo $$python && break; done || echo python3)
-SOURCES = $(shell find include tests bench examples -name '*.hpp' -o -name '*.cpp' | sort)
+SOURCES = $(shell find include src tests bench examples -name '*.hpp' -o -name '*.inl' -o -name '*.cpp' | sort)
 
 ifneq ($(shell command -v ninja),)
 export CMAKE_GENERATOR ?= Ninja
@@ -39,7 +39,7 @@ install-for-bench:
 	@scripts/install_dependencies.sh bench
 
 test: install-for-test
-	cmake -S . -B build/test -DPOLARQUANT_BUILD_BENCH=OFF $(CMAKE_ARGS)
+	cmake -S . -B build/test -DPOLARQUANT_BUILD_TESTS=ON -DPOLARQUANT_BUILD_BENCH=OFF $(CMAKE_ARGS)
 	cmake --build build/test -j $(JOBS)
 	cd build/test && ctest --output-on-failure -j $(JOBS)
 
@@ -50,7 +50,8 @@ demo: install-for-demo
 	$(PYTHON) examples/demo/plot.py out/demo
 
 bench: install-for-bench
-	cmake -S . -B build/bench -DPOLARQUANT_BUILD_TESTS=OFF -DPOLARQUANT_BUILD_EXAMPLES=OFF $(CMAKE_ARGS)
+	cmake -S . -B build/bench -DPOLARQUANT_BUILD_BENCH=ON -DPOLARQUANT_BUILD_TESTS=OFF \
+	  -DPOLARQUANT_BUILD_EXAMPLES=OFF $(CMAKE_ARGS)
 	cmake --build build/bench -j $(JOBS) --target bench_polarquant
 	$(PYTHON) bench/report.py build/bench/bench/bench_polarquant $(ARGS)
 
