@@ -38,7 +38,7 @@ void attend(benchmark::State& state, const KVCacheConfig& config, int num_tokens
                RowMatrix<float>::Random(num_tokens, kHeadDim));
   const RowMatrix<float> query = RowMatrix<float>::Random(1, config.num_query_heads * kHeadDim);
   RowMatrix<float> output(1, config.num_query_heads * kHeadDim);
-  polarquant::detail::ScratchBuffer scratch(cache.scratch_bytes());
+  polarquant::AlignedBuffer scratch(cache.scratch_bytes());
   const auto width = static_cast<std::size_t>(query.cols());
   for (auto _ : state) {
     cache.attend({query.data(), 1, width}, {output.data(), 1, width}, scratch.data());
@@ -55,7 +55,7 @@ void append(benchmark::State& state, const KVCacheConfig& config, std::size_t st
   const RowMatrix<float> rows = RowMatrix<float>::Random(kNumTokens, kHeadDim);
   KVCache<float> cache(config);
   cache.reserve(kNumTokens);
-  polarquant::detail::ScratchBuffer scratch(cache.scratch_bytes());
+  polarquant::AlignedBuffer scratch(cache.scratch_bytes());
   for (auto _ : state) {
     cache.clear();
     for (std::size_t token = 0; token < kNumTokens; token += step) {

@@ -31,7 +31,7 @@ TEST(AttentionScratchTest, WithoutMemoryItOnlyCounts) {
 TEST(AttentionScratchTest, PiecesFollowEachOtherInsideItsBytesAlignedToACacheLine) {
   const KVCodec<float> codec(config_of(80, 128));
   const std::size_t num_bytes = AttentionScratch<float>(codec, nullptr).num_bytes;
-  polarquant::detail::ScratchBuffer buffer(num_bytes);
+  polarquant::AlignedBuffer buffer(num_bytes);
   const AttentionScratch<float> scratch(codec, buffer.data());
   EXPECT_EQ(scratch.num_bytes, num_bytes);
   const auto place = [&buffer](const auto* piece) {

@@ -27,7 +27,7 @@ using polarquant_test::tile_formats;
 TEST(FixedCommonTest, TheScratchOfEveryFormatHoldsItsPieces) {
   for (const PolarFormat& format : tile_formats()) {
     const CodecTables tables(format, offline_codebooks(format));
-    polarquant::detail::ScratchBuffer buffer(tables.kernel_scratch_bytes());
+    polarquant::AlignedBuffer buffer(tables.kernel_scratch_bytes());
     const FixedScratch scratch(tables.tile_tables, buffer.data());
     const Lanes* const end = reinterpret_cast<const Lanes*>(buffer.data()) +
                              tables.kernel_scratch_bytes() / sizeof(Lanes);

@@ -52,7 +52,7 @@ class KVCacheQueriesTest : public ::testing::TestWithParam<Arithmetic> {
   }
 
   KVCache<float> cache_;
-  polarquant::detail::ScratchBuffer scratch_{cache_.scratch_bytes()};
+  polarquant::AlignedBuffer scratch_{cache_.scratch_bytes()};
 };
 
 TEST_P(KVCacheQueriesTest, MatricesWithANaNOrInfinityAreRefusedAndTheEntryNamed) {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "method_test_util.hpp"
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 
 namespace method_test {
 
@@ -36,7 +36,7 @@ template <typename T>
 std::vector<T> round_trip(const polarquant::PolarCodec<T>& codec, const std::vector<T>& rows) {
   const std::size_t d = codec.head_dim();
   const std::size_t count = rows.size() / d;
-  polarquant::detail::ScratchBuffer scratch(codec.scratch_bytes());
+  polarquant::AlignedBuffer scratch(codec.scratch_bytes());
   std::vector<std::byte> codes(count * codec.bytes_per_vector());
   std::vector<T> decoded(rows.size());
   const polarquant::EncodeResult result = codec.encode(

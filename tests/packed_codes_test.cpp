@@ -208,7 +208,7 @@ std::string golden_code(const PolarFormat& format, RotationKind kind) {
   std::vector<T> x;
   for (int i = 0; i < format.head_dim; ++i) x.push_back(static_cast<T>(i * 37 % 101 - 50) / T(16));
   std::vector<std::byte> code(codec.bytes_per_vector());
-  polarquant::detail::ScratchBuffer scratch(codec.scratch_bytes());
+  polarquant::AlignedBuffer scratch(codec.scratch_bytes());
   const polarquant::EncodeResult result =
       codec.encode({x.data(), 1, x.size()}, {code.data(), 1, code.size()}, scratch.data());
   EXPECT_EQ(result.num_encoded, 1u);
@@ -276,7 +276,7 @@ TEST(GoldenBytes, hold_the_indices_of_the_polar_transform) {
   for (double& value : x) value = static_cast<double>(static_cast<float>(value));
   const PolarCodec<double> codec(format, make_rotation(RotationKind::kNone, 80, 0));
   std::vector<std::byte> code(codec.bytes_per_vector());
-  polarquant::detail::ScratchBuffer scratch(codec.scratch_bytes());
+  polarquant::AlignedBuffer scratch(codec.scratch_bytes());
   codec.encode({x.data(), 1, 80}, {code.data(), 1, code.size()}, scratch.data());
   const auto bit = [&code](std::size_t k) {
     return (static_cast<unsigned>(code[k / 8]) >> (k % 8)) & 1u;

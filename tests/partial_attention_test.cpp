@@ -191,7 +191,7 @@ TYPED_TEST(PartialAttentionTest, ThreadsShareTheTokens) {
   std::vector<std::thread> threads;
   for (const std::size_t i : {0u, 1u}) {
     threads.emplace_back([&, i] {
-      polarquant::detail::ScratchBuffer scratch(cache.scratch_bytes());
+      polarquant::AlignedBuffer scratch(cache.scratch_bytes());
       for (const std::size_t head : {0u, 1u}) {
         cache.attend_partial({this->queries_.data(), 5, 192}, parts[i].rows(), scratch.data(),
                              {350 * i, 350}, {head, 1});
@@ -222,7 +222,7 @@ TEST(PartialAttentionShapeTest, AQueryOfNaNGivesNaNThroughAMerge) {
   RowMatrix<float> queries = gaussian_matrix<float>(1, 192, 3);
   queries(0, 40) = std::numeric_limits<float>::quiet_NaN();
   PartialAttention<float> parts[] = {{1, cache.config()}, {1, cache.config()}};
-  polarquant::detail::ScratchBuffer scratch(cache.scratch_bytes());
+  polarquant::AlignedBuffer scratch(cache.scratch_bytes());
   for (const std::size_t i : {0u, 1u}) {
     cache.attend_partial({queries.data(), 1, 192}, parts[i].rows(), scratch.data(), {350 * i, 350});
   }

@@ -34,8 +34,12 @@ class PlainCache {
   using A = AccumulatorOf<T>;
 
   PlainCache(const polarquant::KVCacheConfig& config,
-             std::shared_ptr<const polarquant::KVCodec<T>> codec)
-      : config_(config), codec_(std::move(codec)) {
+             std::shared_ptr<const polarquant::KVCodec<A>> codec)
+      : config_(config),
+        exact_type_(config.exact_type.value_or(std::is_same_v<A, double>
+                                                   ? polarquant::FloatType::kFloat64
+                                                   : polarquant::FloatType::kFloat32)),
+        codec_(std::move(codec)) {
     clear();
   }
 
@@ -51,7 +55,7 @@ class PlainCache {
                                  config_.num_recent_tokens == 0 && !mean_is_pending_;
       if (!goes_to_codes) {
         for (Eigen::RowVectorXd& side : token.sides) {
-          side = side.unaryExpr([&](double x) { return rounded_to(config_.exact_type, x); });
+          side = side.unaryExpr([&](double x) { return rounded_to(exact_type_, x); });
         }
       }
       tokens_.push_back(token);
@@ -81,9 +85,9 @@ class PlainCache {
         config_.centering == polarquant::Centering::kEstimated &&
         !(config_.key_format.is_uncompressed() && config_.value_format.is_uncompressed());
     for (const int side : {0, 1}) {
-      const polarquant::PolarFormat& format = side == 0 ? config_.key_format : config_.value_format;
+      const polarquant::CodecFormat& format = side == 0 ? config_.key_format : config_.value_format;
       const std::vector<float>& given = side == 0 ? config_.key_mean : config_.value_mean;
-      means_[side] = Eigen::RowVectorXd::Zero(config_.num_kv_heads * format.head_dim);
+      means_[side] = Eigen::RowVectorXd::Zero(config_.num_kv_heads * format.head_dim());
       if (given.empty() || format.is_uncompressed()) continue;
       for (std::size_t i = 0; i < given.size(); ++i) {
         means_[side](static_cast<Eigen::Index>(i)) = static_cast<double>(given[i]);
@@ -117,7 +121,7 @@ class PlainCache {
   };
 
   Eigen::Index head_dim(bool of_values) const {
-    return (of_values ? config_.value_format : config_.key_format).head_dim;
+    return (of_values ? config_.value_format : config_.key_format).head_dim();
   }
   std::size_t num_sinks() const { return std::min(tokens_.size(), config_.num_sink_tokens); }
   std::size_t num_recent() const { return tokens_.size() - num_sinks() - num_encoded_; }
@@ -160,13 +164,13 @@ class PlainCache {
   void encode_oldest() {
     Token& token = tokens_[num_sinks() + num_encoded_];
     for (const int side : {0, 1}) {
-      const polarquant::PolarCodec<T>& codec = side == 0 ? codec_->keys : codec_->values;
+      const polarquant::Codec<A>& codec = side == 0 ? codec_->keys() : codec_->values();
       const Eigen::Index width = head_dim(side == 1);
       for (int head = 0; head < config_.num_kv_heads; ++head) {
         const Eigen::RowVectorXd mean = means_[side].segment(head * width, width);
         const Eigen::RowVectorXd centered = token.sides[side].segment(head * width, width) - mean;
-        std::vector<T> row;
-        for (const double x : centered) row.push_back(static_cast<T>(static_cast<A>(x)));
+        std::vector<A> row;
+        for (const double x : centered) row.push_back(static_cast<A>(x));
         const std::vector<A> decoded = decode_rows(codec, encode_rows(codec, row));
         for (Eigen::Index i = 0; i < width; ++i) {
           token.sides[side](head * width + i) =
@@ -178,7 +182,8 @@ class PlainCache {
   }
 
   polarquant::KVCacheConfig config_;
-  std::shared_ptr<const polarquant::KVCodec<T>> codec_;
+  polarquant::FloatType exact_type_;
+  std::shared_ptr<const polarquant::KVCodec<A>> codec_;
   std::vector<Token> tokens_;
   std::size_t num_encoded_ = 0;
   bool mean_is_pending_ = false;

@@ -8,7 +8,7 @@
 namespace {
 
 using polarquant::detail::ScratchArena;
-using polarquant::detail::ScratchBuffer;
+using polarquant::AlignedBuffer;
 
 TEST(ScratchArenaTest, PiecesAreAlignedAndDoNotOverlap) {
   ScratchBuffer buffer(1000);

@@ -180,23 +180,23 @@ class GuardedBytes {
 
 // The codes of `count` rows standing one after another.
 template <typename T>
-std::vector<std::byte> encode_rows(const polarquant::PolarCodec<T>& codec,
+std::vector<std::byte> encode_rows(const polarquant::Codec<AccumulatorOf<T>>& codec,
                                    const std::vector<T>& rows) {
   const std::size_t count = rows.size() / codec.head_dim();
   std::vector<std::byte> codes(count * codec.bytes_per_vector());
   GuardedBytes scratch(codec.scratch_bytes());
   const polarquant::EncodeResult result =
-      codec.encode({rows.data(), count, codec.head_dim()},
+      codec.encode(polarquant::Rows<const T>{rows.data(), count, codec.head_dim()},
                    {codes.data(), count, codec.bytes_per_vector()}, scratch.data());
   if (result.num_encoded != count) codes.clear();
   return codes;
 }
 
-template <typename T>
-std::vector<AccumulatorOf<T>> decode_rows(const polarquant::PolarCodec<T>& codec,
-                                          const std::vector<std::byte>& codes) {
+template <typename A>
+std::vector<A> decode_rows(const polarquant::Codec<A>& codec,
+                           const std::vector<std::byte>& codes) {
   const std::size_t count = codes.size() / codec.bytes_per_vector();
-  std::vector<AccumulatorOf<T>> rows(count * codec.head_dim());
+  std::vector<A> rows(count * codec.head_dim());
   GuardedBytes scratch(codec.scratch_bytes());
   codec.decode({codes.data(), count, codec.bytes_per_vector()},
                {rows.data(), count, codec.head_dim()}, scratch.data());
@@ -255,7 +255,8 @@ struct Distortion {
 };
 
 template <typename T>
-Distortion measure_distortion(const polarquant::PolarCodec<T>& codec, const std::vector<T>& rows) {
+Distortion measure_distortion(const polarquant::Codec<AccumulatorOf<T>>& codec,
+                              const std::vector<T>& rows) {
   const std::vector<AccumulatorOf<T>> decoded = decode_rows(codec, encode_rows(codec, rows));
   Distortion distortion;
   const std::size_t d = codec.head_dim();

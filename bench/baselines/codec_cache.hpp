@@ -11,7 +11,7 @@
 
 #include "baselines/exact_attention.hpp"
 #include "baselines/vector_codec.hpp"
-#include "polarquant/storage/config.hpp"
+#include "polarquant/attention/matrix.hpp"
 
 namespace polarquant_baselines {
 

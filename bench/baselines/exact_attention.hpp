@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "polarquant/storage/config.hpp"
+#include "polarquant/attention/matrix.hpp"
 
 namespace polarquant_baselines {
 

@@ -18,7 +18,7 @@
 #include "baselines/float16_kernels.hpp"
 #include "baselines/float16_neon.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/storage/config.hpp"
+#include "polarquant/attention/matrix.hpp"
 
 namespace polarquant_baselines {
 

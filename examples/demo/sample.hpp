@@ -12,7 +12,7 @@
 
 #include "baselines/exact_attention.hpp"
 #include "npy.hpp"
-#include "polarquant/storage/config.hpp"
+#include "polarquant/attention/matrix.hpp"
 
 namespace polarquant_demo {
 

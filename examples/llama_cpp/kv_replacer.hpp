@@ -11,7 +11,7 @@
 #include "command_line.hpp"
 #include "ggml-backend.h"
 #include "ggml.h"
-#include "polarquant/storage/config.hpp"
+#include "polarquant/attention/matrix.hpp"
 
 class KvReplacer {
  public:

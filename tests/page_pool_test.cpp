@@ -22,25 +22,25 @@ using polarquant::detail::kPageTokens;
 using polarquant::detail::PagePool;
 using polarquant_test::CountingMemory;
 
-TEST(TilePagesTest, HoldsNothingAtFirst) {
-  const TilePages pages(62);
+TEST(PagePoolTest, HoldsNothingAtFirst) {
+  const PagePool pages(62);
   EXPECT_EQ(pages.capacity(), 0u);
   EXPECT_EQ(pages.memory_bytes(), 0u);
 }
 
-TEST(TilePagesTest, CapacityIsTheNextWholePage) {
+TEST(PagePoolTest, CapacityIsTheNextWholePage) {
   for (const std::size_t num_tokens : {std::size_t{1}, kPageTokens - 1, kPageTokens,
                                        kPageTokens + 1, 10 * kPageTokens, 10 * kPageTokens + 1}) {
-    TilePages pages(31);
+    PagePool pages(31);
     pages.reserve(num_tokens);
     EXPECT_GE(pages.capacity(), num_tokens);
     EXPECT_LT(pages.capacity(), num_tokens + kPageTokens);
   }
 }
 
-TEST(TilePagesTest, EveryPageIsAlignedToACacheLine) {
+TEST(PagePoolTest, EveryPageIsAlignedToACacheLine) {
   for (const std::size_t num_bytes : {1u, 31u, 62u, 63u}) {
-    TilePages pages(num_bytes);
+    PagePool pages(num_bytes);
     pages.reserve(5 * kPageTokens);
     for (std::size_t tile = 0; tile < 5 * kPageTiles; tile += kPageTiles) {
       EXPECT_EQ(reinterpret_cast<std::uintptr_t>(pages.tile(tile)) % 64, 0u);
@@ -48,8 +48,8 @@ TEST(TilePagesTest, EveryPageIsAlignedToACacheLine) {
   }
 }
 
-TEST(TilePagesTest, TilesOfAPageFollowOneAnother) {
-  TilePages pages(31);
+TEST(PagePoolTest, TilesOfAPageFollowOneAnother) {
+  PagePool pages(31);
   pages.reserve(2 * kPageTokens);
   for (std::size_t tile = 0; tile < 2 * kPageTiles; ++tile) {
     const std::size_t first = tile / kPageTiles * kPageTiles;
@@ -57,15 +57,15 @@ TEST(TilePagesTest, TilesOfAPageFollowOneAnother) {
   }
 }
 
-TEST(TilePagesTest, NewPagesAreZero) {
-  TilePages pages(7);
+TEST(PagePoolTest, NewPagesAreZero) {
+  PagePool pages(7);
   pages.reserve(kPageTokens);
   const std::vector<std::byte> zeros(kPageTiles * kTileTokens * 7);
   EXPECT_EQ(std::memcmp(pages.tile(0), zeros.data(), zeros.size()), 0);
 }
 
-TEST(TilePagesTest, GrowingMovesNothing) {
-  TilePages pages(62);
+TEST(PagePoolTest, GrowingMovesNothing) {
+  PagePool pages(62);
   pages.reserve(1);
   const std::byte* const first = pages.tile(0);
   std::memset(pages.tile(0), 0x5a, kTileTokens * 62);
@@ -74,8 +74,8 @@ TEST(TilePagesTest, GrowingMovesNothing) {
   EXPECT_EQ(pages.tile(0)[kTileTokens * 62 - 1], std::byte{0x5a});
 }
 
-TEST(TilePagesTest, ReservingLessChangesNothing) {
-  TilePages pages(62);
+TEST(PagePoolTest, ReservingLessChangesNothing) {
+  PagePool pages(62);
   pages.reserve(1000);
   const std::size_t bytes = pages.memory_bytes();
   pages.reserve(10);
@@ -83,8 +83,8 @@ TEST(TilePagesTest, ReservingLessChangesNothing) {
   EXPECT_GE(pages.capacity(), 1000u);
 }
 
-TEST(TilePagesTest, ShrinkKeepsThePagesThatTheTokensNeed) {
-  TilePages pages(62);
+TEST(PagePoolTest, ShrinkKeepsThePagesThatTheTokensNeed) {
+  PagePool pages(62);
   pages.reserve(10 * kPageTokens);
   pages.tile(kPageTiles)[0] = std::byte{1};
   pages.shrink(kPageTokens + 1);
@@ -94,15 +94,15 @@ TEST(TilePagesTest, ShrinkKeepsThePagesThatTheTokensNeed) {
   EXPECT_EQ(pages.capacity(), 0u);
 }
 
-TEST(TilePagesTest, ShrinkNeverGrows) {
-  TilePages pages(62);
+TEST(PagePoolTest, ShrinkNeverGrows) {
+  PagePool pages(62);
   pages.reserve(1);
   pages.shrink(100 * kPageTokens);
   EXPECT_EQ(pages.capacity(), kPageTokens);
 }
 
-TEST(TilePagesTest, ShrinkGivesTheMemoryBack) {
-  TilePages pages(62);
+TEST(PagePoolTest, ShrinkGivesTheMemoryBack) {
+  PagePool pages(62);
   pages.reserve(kPageTokens);
   const std::size_t before = pages.memory_bytes();
   pages.reserve(100 * kPageTokens);
@@ -111,8 +111,8 @@ TEST(TilePagesTest, ShrinkGivesTheMemoryBack) {
 }
 
 // Growth by doubling would hold up to twice what is used.
-TEST(TilePagesTest, MemoryIsWithinOnePageAndItsPointersOfTheTokensHeld) {
-  TilePages pages(62);
+TEST(PagePoolTest, MemoryIsWithinOnePageAndItsPointersOfTheTokensHeld) {
+  PagePool pages(62);
   for (std::size_t num_tokens = 1; num_tokens < 60000; num_tokens += 501) {
     pages.reserve(num_tokens);
     const std::size_t page_bytes = kPageTokens * 62 + 64;  // the count of owners in a cache line
@@ -124,10 +124,10 @@ TEST(TilePagesTest, MemoryIsWithinOnePageAndItsPointersOfTheTokensHeld) {
 
 // ---- Shared pages ----
 
-TEST(TilePagesTest, ASharePointsToTheSamePages) {
-  TilePages pages(62);
+TEST(PagePoolTest, ASharePointsToTheSamePages) {
+  PagePool pages(62);
   pages.reserve(3 * kPageTokens);
-  const TilePages share = pages.share(kPageTokens + 1);
+  const PagePool share = pages.share(kPageTokens + 1);
   EXPECT_EQ(share.capacity(), 2 * kPageTokens);
   for (const std::size_t tile : {std::size_t{0}, kPageTiles, 2 * kPageTiles - 1}) {
     EXPECT_EQ(share.tile(tile), std::as_const(pages).tile(tile));
@@ -136,12 +136,12 @@ TEST(TilePagesTest, ASharePointsToTheSamePages) {
   EXPECT_EQ(share.shared_bytes(), 2 * (kPageTokens * 62 + 64));
 }
 
-TEST(TilePagesTest, WhatIsSharedIsNotWritableUntilReserved) {
-  TilePages pages(62);
+TEST(PagePoolTest, WhatIsSharedIsNotWritableUntilReserved) {
+  PagePool pages(62);
   pages.reserve(3 * kPageTokens);
   EXPECT_EQ(pages.writable_end(40), 3 * kPageTokens);
   {
-    TilePages share = pages.share(100);
+    PagePool share = pages.share(100);
     EXPECT_EQ(pages.writable_end(100), 100u);
     EXPECT_EQ(pages.writable_end(kPageTokens), 3 * kPageTokens);
     EXPECT_EQ(share.writable_end(100), 100u);
@@ -152,11 +152,11 @@ TEST(TilePagesTest, WhatIsSharedIsNotWritableUntilReserved) {
   EXPECT_EQ(pages.shared_bytes(), 0u);
 }
 
-TEST(TilePagesTest, ReserveCopiesTheCodesHeldAndZeroesTheRest) {
-  TilePages pages(5);
+TEST(PagePoolTest, ReserveCopiesTheCodesHeldAndZeroesTheRest) {
+  PagePool pages(5);
   pages.reserve(kPageTokens);
   std::memset(pages.tile(0), 0x11, kPageTokens * 5);
-  TilePages share = pages.share(kTileTokens + 1);
+  PagePool share = pages.share(kTileTokens + 1);
   share.reserve(kTileTokens + 2, kTileTokens + 1);
   ASSERT_NE(share.tile(0), pages.tile(0));
   EXPECT_EQ(std::memcmp(share.tile(0), pages.tile(0), 2 * kTileTokens * 5), 0);
@@ -166,13 +166,13 @@ TEST(TilePagesTest, ReserveCopiesTheCodesHeldAndZeroesTheRest) {
   EXPECT_EQ(pages.tile(0)[0], std::byte{0x11});
 }
 
-TEST(TilePagesTest, ReserveTakesItsOwnOfEveryPageToBeWrittenAndNoOther) {
-  TilePages pages(62);
+TEST(PagePoolTest, ReserveTakesItsOwnOfEveryPageToBeWrittenAndNoOther) {
+  PagePool pages(62);
   pages.reserve(4 * kPageTokens);
-  TilePages share = pages.share(4 * kPageTokens);
+  PagePool share = pages.share(4 * kPageTokens);
   share.reserve(4 * kPageTokens, 2 * kPageTokens);  // as after a truncation
-  const TilePages& before = pages;
-  const TilePages& after = share;
+  const PagePool& before = pages;
+  const PagePool& after = share;
   for (const std::size_t page : {0u, 1u}) {
     EXPECT_EQ(after.tile(page * kPageTiles), before.tile(page * kPageTiles));
   }
@@ -181,10 +181,10 @@ TEST(TilePagesTest, ReserveTakesItsOwnOfEveryPageToBeWrittenAndNoOther) {
   }
 }
 
-TEST(TilePagesTest, APageLivesAsLongAsAnOwner) {
-  TilePages share(62);
+TEST(PagePoolTest, APageLivesAsLongAsAnOwner) {
+  PagePool share(62);
   {
-    TilePages pages(62);
+    PagePool pages(62);
     pages.reserve(kPageTokens);
     pages.tile(0)[0] = std::byte{7};
     share = pages.share(kPageTokens);
@@ -193,8 +193,8 @@ TEST(TilePagesTest, APageLivesAsLongAsAnOwner) {
   EXPECT_EQ(share.shared_bytes(), 0u);
 }
 
-TEST(TilePagesTest, DropFrontGivesBackPagesAndTheOthersKeepTheirNumbers) {
-  TilePages pages(62);
+TEST(PagePoolTest, DropFrontGivesBackPagesAndTheOthersKeepTheirNumbers) {
+  PagePool pages(62);
   pages.reserve(5 * kPageTokens);
   const std::byte* const third = pages.tile(2 * kPageTiles);
   const std::size_t page_bytes = kPageTokens * 62 + 64;
@@ -207,12 +207,12 @@ TEST(TilePagesTest, DropFrontGivesBackPagesAndTheOthersKeepTheirNumbers) {
   EXPECT_EQ(pages.memory_bytes(), before - 2 * page_bytes);
 }
 
-TEST(TilePagesTest, AfterADroppedFrontEverythingGoesOn) {
-  TilePages pages(62);
+TEST(PagePoolTest, AfterADroppedFrontEverythingGoesOn) {
+  PagePool pages(62);
   pages.reserve(3 * kPageTokens);
   pages.tile(2 * kPageTiles)[0] = std::byte{3};
   pages.drop_front(2 * kPageTokens);
-  TilePages share = pages.share(2 * kPageTokens + 5);
+  PagePool share = pages.share(2 * kPageTokens + 5);
   EXPECT_EQ(share.capacity(), 3 * kPageTokens);
   EXPECT_EQ(pages.writable_end(2 * kPageTokens + 5), 2 * kPageTokens + 5);
   pages.reserve(4 * kPageTokens, 2 * kPageTokens + 5);
@@ -226,8 +226,8 @@ TEST(TilePagesTest, AfterADroppedFrontEverythingGoesOn) {
   EXPECT_EQ(pages.tile(2 * kPageTiles)[0], std::byte{0});
 }
 
-TEST(TilePagesTest, DroppingAllAndRestarting) {
-  TilePages pages(62);
+TEST(PagePoolTest, DroppingAllAndRestarting) {
+  PagePool pages(62);
   pages.reserve(3 * kPageTokens);
   pages.drop_front(100 * kPageTokens);
   EXPECT_EQ(pages.capacity(), 3 * kPageTokens);
@@ -239,13 +239,13 @@ TEST(TilePagesTest, DroppingAllAndRestarting) {
 }
 
 // Owners of the same pages in threads of their own, each growing, shrinking and sharing again.
-TEST(TilePagesTest, OwnersInSeveralThreadsSeeOnlyWhatTheyWrote) {
-  TilePages pages(8);
+TEST(PagePoolTest, OwnersInSeveralThreadsSeeOnlyWhatTheyWrote) {
+  PagePool pages(8);
   pages.reserve(2 * kPageTokens);
   std::memset(pages.tile(0), 1, 4);
-  const auto work = [](TilePages own, std::byte mark, bool* ok) {
+  const auto work = [](PagePool own, std::byte mark, bool* ok) {
     for (int round = 0; round < 200; ++round) {
-      TilePages share = own.share(kPageTokens + 5);
+      PagePool share = own.share(kPageTokens + 5);
       own.reserve(2 * kPageTokens, kPageTokens + 5);
       own.tile(kPageTiles)[7] = mark;
       share.reserve(2 * kPageTokens, kPageTokens + 5);
@@ -265,16 +265,16 @@ TEST(TilePagesTest, OwnersInSeveralThreadsSeeOnlyWhatTheyWrote) {
 
 // ---- The caller's memory ----
 
-TEST(TilePagesTest, PagesComeFromTheCallersMemoryAndGoBackToIt) {
+TEST(PagePoolTest, PagesComeFromTheCallersMemoryAndGoBackToIt) {
   CountingMemory memory;
   {
-    TilePages pages(62, memory.allocator());
+    PagePool pages(62, memory.allocator());
     pages.reserve(3 * kPageTokens);
     EXPECT_EQ(memory.num_held, 3u);
     EXPECT_GE(pages.memory_bytes(), memory.num_bytes_held);
     EXPECT_LE(pages.memory_bytes(), memory.num_bytes_held + 8 * sizeof(void*));
     EXPECT_EQ(pages.tile(0)[0], std::byte{0});
-    TilePages share = pages.share(3 * kPageTokens);
+    PagePool share = pages.share(3 * kPageTokens);
     EXPECT_EQ(memory.num_held, 3u);
     share.reserve(3 * kPageTokens, 2 * kPageTokens + 1);
     EXPECT_EQ(memory.num_held, 4u);
@@ -285,10 +285,10 @@ TEST(TilePagesTest, PagesComeFromTheCallersMemoryAndGoBackToIt) {
   EXPECT_EQ(memory.num_bytes_held, 0u);
 }
 
-TEST(TilePagesTest, MemoryThatIsNotThereIsAnErrorThatKeepsWhatIsHeld) {
+TEST(PagePoolTest, MemoryThatIsNotThereIsAnErrorThatKeepsWhatIsHeld) {
   CountingMemory memory;
   memory.limit = 2;
-  TilePages pages(62, memory.allocator());
+  PagePool pages(62, memory.allocator());
   EXPECT_EQ(
       polarquant_test::message_of<std::runtime_error>([&] { pages.reserve(5 * kPageTokens); }),
       "polarquant: the page allocator has no " + std::to_string(kPageTokens * 62 + 64) +
@@ -297,7 +297,7 @@ TEST(TilePagesTest, MemoryThatIsNotThereIsAnErrorThatKeepsWhatIsHeld) {
   EXPECT_EQ(memory.num_held, 2u);
 }
 
-TEST(TilePagesTest, HalfAnAllocatorIsAnError) {
+TEST(PagePoolTest, HalfAnAllocatorIsAnError) {
   CountingMemory memory;
   polarquant::PageAllocator allocator = memory.allocator();
   EXPECT_EQ(allocator.problem(), "");
