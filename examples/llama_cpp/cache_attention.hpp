@@ -103,9 +103,9 @@ class CacheAttention {
       const std::size_t count = std::min(kBlockRows, queries.count - first);
       polarquant::AttentionOptions<float> options;
       options.first_position = static_cast<std::ptrdiff_t>(num_earlier + first);
-      layer.cache_.attend({queries.row(first), count, queries.stride},
+      layer.cache_.attend(queries.block(first, count),
                           {static_cast<float*>(node->data) + first * width, count, width},
-                          layer.scratch_->of(thread), {}, options);
+                          layer.scratch_->of(thread), options);
     }
   }
 
@@ -120,8 +120,9 @@ class CacheAttention {
       return num_tiles * i / static_cast<std::size_t>(num_threads) * polarquant::kTileTokens;
     };
     layer.cache_.attend_partial(rows_of(*node->src[0]), layer.parts_[index].rows(),
-                                layer.scratch_->of(thread),
-                                {begin_of(index), begin_of(index + 1) - begin_of(index)});
+                                layer.scratch_->of(thread), {},
+                                polarquant::Part::tokens(
+                                    begin_of(index), begin_of(index + 1) - begin_of(index)));
   }
 
   static void run_merge(ggml_tensor* node, int thread, int, void* self) {
