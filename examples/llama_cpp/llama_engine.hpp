@@ -35,7 +35,7 @@ class LlamaEngine {
       }
     }
     const auto codec = std::make_shared<const polarquant::KVCodec<float>>(config);
-    const auto scratch = std::make_shared<const ThreadScratch>(
+    const auto scratch = std::make_shared<ThreadScratch>(
         num_threads, polarquant::KVCache<float>(config, codec).scratch_bytes());
     for (int layer = 0; layer < weights_.num_layers; ++layer) {
       layers_.push_back(std::make_unique<CacheAttention>(config, codec, scratch));
