@@ -4,7 +4,8 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <string>
+#include <optional>
+#include <string_view>
 
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/version.hpp"
@@ -63,6 +64,9 @@ inline const char* isa_name(Isa isa) {
 
 // True if this machine can run the kernels of `isa`, and they are part of this build.
 inline bool isa_is_available(Isa isa) {
+#if POLARQUANT_X86
+  __builtin_cpu_init();  // Done already, except before main.
+#endif
   switch (isa) {
     case Isa::kScalar:
       return true;
@@ -82,22 +86,29 @@ inline bool isa_is_available(Isa isa) {
   }
 }
 
-// The best instruction set of this machine, or the one that the environment variable POLARQUANT_ISA
-// names (scalar, avx2, avx512, neon). Throws std::runtime_error if it names one that is unknown or
-// that this machine lacks.
-inline Isa choose_isa() {
-  const char* const wanted = std::getenv("POLARQUANT_ISA");
+// `wanted`, if given; else the one that the environment variable POLARQUANT_ISA names (scalar,
+// avx2, avx512, neon); else the best of this machine. Throws std::invalid_argument if the machine
+// or this build lacks `wanted`, std::runtime_error if the variable names one that is unknown or
+// that it lacks.
+POLARQUANT_COLD inline Isa choose_isa(std::optional<Isa> wanted = {}) {
+  if (wanted) {
+    if (isa_is_available(*wanted)) return *wanted;
+    detail::throw_invalid_argument(
+        {"isa is ", isa_name(*wanted), ", which this machine or build does not have"});
+  }
+  const char* const variable = std::getenv("POLARQUANT_ISA");
+  const std::string_view name = variable == nullptr ? "" : variable;
   for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kScalar}) {
-    if (wanted == nullptr || *wanted == '\0') {
+    if (name.empty()) {
       if (isa_is_available(isa)) return isa;
-    } else if (std::string(wanted) == isa_name(isa)) {
+    } else if (name == isa_name(isa)) {
       if (isa_is_available(isa)) return isa;
       detail::throw_runtime_error(
-          {"POLARQUANT_ISA is ", wanted, ", which this machine or build does not have"});
+          {"POLARQUANT_ISA is ", name, ", which this machine or build does not have"});
     }
   }
   detail::throw_runtime_error(
-      {"POLARQUANT_ISA is ", wanted, ", must be scalar, avx2, avx512 or neon"});
+      {"POLARQUANT_ISA is ", name, ", must be scalar, avx2, avx512 or neon"});
 }
 
 POLARQUANT_END_NAMESPACE
