@@ -39,12 +39,12 @@ TEST(BadFormatTest, FullDepthNeedsAnEvenWidth) {
   }
 }
 
-TEST(BadFormatTest, FullDepthNeedsRoomForTheRadiusAndOneBitPerPair) {
+TEST(BadFormatTest, FullDepthNeedsEnoughBitsToBeatZeros) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (const double bits : {0.6, 0.0, -1.0, nan, -std::numeric_limits<double>::infinity()}) {
-    // 16 + 64 bits in 10 bytes: 0.625 bits per coordinate.
+    // 16 + 64 bits fit 10 bytes, but decode to more than twice the error of zeros; 18 bytes do not.
     expect_invalid([&] { PolarFormat::full_depth(128, bits); },
-                   {"full_depth at ", "head_dim 128 needs at least 0.625"});
+                   {"full_depth at ", "head_dim 128 needs at least 1.125"});
   }
 }
 

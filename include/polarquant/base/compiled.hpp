@@ -9,7 +9,7 @@
 #include "polarquant/base/version.hpp"
 
 #if defined(POLARQUANT_COMPILED) && !defined(POLARQUANT_COMPILE) && POLARQUANT_HAS_EXCEPTIONS && \
-    !defined(__SSE4_1__) && !defined(__FAST_MATH__) && !defined(__ROUNDING_MATH__)
+    !defined(__SSE4_1__) && !POLARQUANT_DETAIL_FLOATS_ARE_FAST && !defined(__ROUNDING_MATH__)
 #define POLARQUANT_USES_COMPILED 1
 #else
 #define POLARQUANT_USES_COMPILED 0
