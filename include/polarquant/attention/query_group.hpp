@@ -11,6 +11,7 @@
 #include "polarquant/attention/partial_rows.hpp"
 #include "polarquant/attention/query_row.hpp"
 #include "polarquant/attention/scratch.hpp"
+#include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
@@ -254,7 +255,7 @@ template <typename T>
 void QueryGroup<A, Tokens>::attend(const GroupQueries<T>& queries,
                                    const AttentionOptions<A>& options, TokenRange range,
                                    const AttentionTarget<A>& target) noexcept {
-  const A scale = options.scale.value_or(A(1) / std::sqrt(static_cast<A>(keys_.head_dim())));
+  const A scale = options.scale.value_or(A(1) / square_root(static_cast<A>(keys_.head_dim())));
   const std::ptrdiff_t first_position =
       options.first_position.value_or(static_cast<std::ptrdiff_t>(tokens_.num_tokens) -
                                       static_cast<std::ptrdiff_t>(queries.rows.count));
