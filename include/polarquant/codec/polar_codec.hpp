@@ -175,7 +175,7 @@ class PolarCodec final : public Codec<A> {
     const std::size_t bytes = static_cast<std::size_t>(float_type_bytes(type));
     for (std::size_t row = 0; row < rows.count; ++row) {
       const double largest = detail::largest_magnitude<A>(rows.row(row), tables_.head_dim());
-      if (largest > std::numeric_limits<double>::max()) return {row, EncodeFailure::kNotFinite};
+      if (largest > (std::numeric_limits<double>::max)()) return {row, EncodeFailure::kNotFinite};
       for (std::size_t i = 0; i < tables_.head_dim(); ++i) {
         if (!detail::loops::store_radius(type, static_cast<double>(rows.row(row)[i]),
                                          work.code + i * bytes)) {
@@ -202,8 +202,7 @@ class PolarCodec final : public Codec<A> {
     kernels_.prepare_query(tables_, rotated, prepared);
   }
 
-  A dot_code(const A* prepared, const std::byte* code,
-             std::byte* scratch) const noexcept override {
+  A dot_code(const A* prepared, const std::byte* code, std::byte* scratch) const noexcept override {
     return kernels_.dot_row(tables_, code, prepared, Scratch(tables_, scratch).tile);
   }
 

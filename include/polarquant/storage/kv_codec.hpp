@@ -55,8 +55,7 @@ KVCodec<A>::KVCodec(const KVCacheConfig& config) {
     const CodecFormat& format = side == Side::kKeys ? config.key_format : config.value_format;
     // Keys and values of equal width share a rotation.
     if (rotation == nullptr || rotation->head_dim() != format.head_dim()) {
-      rotation =
-          std::make_shared<const Rotation>(config.rotation, format.head_dim(), config.seed);
+      rotation = std::make_shared<const Rotation>(config.rotation, format.head_dim(), config.seed);
     }
     sides_[static_cast<std::size_t>(side)] =
         make_codec<A>(format, {rotation, config.arithmetic, config.isa});
@@ -74,8 +73,8 @@ std::string KVCodec<A>::mismatch(const KVCacheConfig& config) const {
                               codec.format().description(), ", the configuration has ",
                               format.description()});
     }
-    if (!format.is_uncompressed() && (codec.rotation().kind() != config.rotation ||
-                                      codec.rotation().seed() != config.seed)) {
+    if (!format.is_uncompressed() &&
+        (codec.rotation().kind() != config.rotation || codec.rotation().seed() != config.seed)) {
       return "the shared codec was made for another rotation or seed";
     }
     if (codec.arithmetic() != config.arithmetic) {

@@ -193,7 +193,7 @@ class KVStorage {
   }
   // Rows that it needs for so many slots.
   std::size_t ring_need(std::size_t num_slots) const {
-    return has_window() ? std::min(ring_limit(), round_up(num_slots)) : std::size_t{0};
+    return has_window() ? (std::min)(ring_limit(), round_up(num_slots)) : std::size_t{0};
   }
 
   // Whether `count` more tokens fit without an allocation, in pages of this cache alone.
@@ -203,7 +203,7 @@ class KVStorage {
   static void grow(ExactRows& rows, std::size_t needed, std::size_t limit, std::size_t first,
                    std::size_t count) {
     if (needed <= rows.capacity()) return;
-    rows.resize(std::min(limit, std::max(needed, 2 * rows.capacity())), first, count);
+    rows.resize(std::min(limit, (std::max)(needed, 2 * rows.capacity())), first, count);
   }
 
   void reserve_pages(std::size_t num_encoded) {
@@ -215,11 +215,11 @@ class KVStorage {
   // How many of the next `left` tokens go the same way, within one tile.
   std::size_t next_chunk(std::size_t left) const {
     if (segments_.num_tokens < segments_.max_sinks) {
-      return std::min(left, segments_.max_sinks - segments_.num_tokens);
+      return (std::min)(left, segments_.max_sinks - segments_.num_tokens);
     }
-    std::size_t count = std::min(left, kTileTokens - segments_.num_slots() % kTileTokens);
+    std::size_t count = (std::min)(left, kTileTokens - segments_.num_slots() % kTileTokens);
     if (mean_is_pending_) {
-      count = std::min(count, config_.num_centering_tokens - segments_.num_recent());
+      count = (std::min)(count, config_.num_centering_tokens - segments_.num_recent());
     }
     return count;
   }
@@ -307,7 +307,7 @@ void KVStorage<A>::encode_recent(std::size_t num_kept) {
   AlignedBuffer scratch(Scratch(*codec_, nullptr).num_bytes);
   const Scratch work(*codec_, scratch.data());
   for (std::size_t left = count; left > 0;) {
-    const std::size_t piece = std::min(left, segments_.rest_of_tile());
+    const std::size_t piece = (std::min)(left, segments_.rest_of_tile());
     encode_oldest(piece, work);
     left -= piece;
   }
@@ -315,30 +315,30 @@ void KVStorage<A>::encode_recent(std::size_t num_kept) {
 
 template <typename A>
 void KVStorage<A>::reserve(std::size_t num_tokens) {
-  const std::size_t num_sinks = std::min(num_tokens, segments_.max_sinks);
+  const std::size_t num_sinks = (std::min)(num_tokens, segments_.max_sinks);
   const std::size_t num_slots = num_tokens - num_sinks;
   for_each_head([&](Head& head) {
     grow(head.sinks, num_sinks, segments_.max_sinks, 0, segments_.num_sinks());
     grow(head.recent, ring_need(num_slots), ring_limit(), segments_.end_of_codes(),
          segments_.num_recent());
   });
-  reserve_pages(num_slots - std::min(num_slots, config_.num_recent_tokens));
+  reserve_pages(num_slots - (std::min)(num_slots, config_.num_recent_tokens));
 }
 
 template <typename A>
 std::size_t KVStorage<A>::capacity() const {
-  std::size_t sinks = std::numeric_limits<std::size_t>::max();
+  std::size_t sinks = (std::numeric_limits<std::size_t>::max)();
   std::size_t ring = sinks;
   std::size_t codes = sinks;
   for_each_head([&](const Head& head) {
-    sinks = std::min(sinks, head.sinks.capacity());
-    ring = std::min(ring, head.recent.capacity());
-    codes = std::min(codes, head.pages.writable_end(segments_.end_of_codes()));
+    sinks = (std::min)(sinks, head.sinks.capacity());
+    ring = (std::min)(ring, head.recent.capacity());
+    codes = (std::min)(codes, head.pages.writable_end(segments_.end_of_codes()));
   });
   if (sinks < segments_.max_sinks) return sinks;
   std::size_t slots = config_.num_recent_tokens + codes - segments_.num_dropped;
-  if (has_window() && ring < ring_limit()) slots = std::min(slots, ring);
-  return std::max(segments_.num_tokens, segments_.max_sinks + slots);
+  if (has_window() && ring < ring_limit()) slots = (std::min)(slots, ring);
+  return (std::max)(segments_.num_tokens, segments_.max_sinks + slots);
 }
 
 template <typename A>
@@ -362,11 +362,11 @@ std::size_t KVStorage<A>::drop_front(std::size_t num_tokens) {
 template <typename A>
 bool KVStorage<A>::has_room(std::size_t count) const noexcept {
   const std::size_t num_tokens = segments_.num_tokens + count;
-  const std::size_t num_sinks = std::min(num_tokens, segments_.max_sinks);
+  const std::size_t num_sinks = (std::min)(num_tokens, segments_.max_sinks);
   const std::size_t num_slots = num_tokens - num_sinks;
   // What will be encoded ends here.
   const std::size_t window = config_.num_recent_tokens;
-  std::size_t end = segments_.num_dropped + num_slots - std::min(num_slots, window);
+  std::size_t end = segments_.num_dropped + num_slots - (std::min)(num_slots, window);
   if (window > 0) end = end / kTileTokens * kTileTokens;
   const std::size_t first = segments_.end_of_codes();
   for (const std::vector<Head>& side : heads_) {
@@ -388,8 +388,8 @@ AppendResult KVStorage<A>::check_exact_rows(const Rows<const T> (&given)[2]) con
   const std::size_t end =
       config_.num_recent_tokens > 0
           ? all
-          : std::min(all, segments_.max_sinks +
-                              (mean_is_pending_ ? config_.num_centering_tokens : 0));
+          : (std::min)(all,
+                       segments_.max_sinks + (mean_is_pending_ ? config_.num_centering_tokens : 0));
   for (std::size_t token = first; token < end; ++token) {
     for (const Side side : kSides) {
       const Codec<A>& codec = codec_->side(side);
@@ -455,8 +455,7 @@ void KVStorage<A>::encode_oldest(std::size_t count, const Scratch& work) noexcep
   for (std::size_t index = 0; index < num_heads(); ++index) {
     for (const Side side : kSides) {
       Head& head = heads(side)[index];
-      head.encode_recent(codec_->side(side), mean_of(head), segments_.end_of_codes(), count,
-                         work);
+      head.encode_recent(codec_->side(side), mean_of(head), segments_.end_of_codes(), count, work);
     }
   }
   segments_.num_encoded += count;
@@ -464,8 +463,7 @@ void KVStorage<A>::encode_oldest(std::size_t count, const Scratch& work) noexcep
 
 template <typename A>
 template <typename T>
-AppendResult KVStorage<A>::encode(const Rows<const T> (&given)[2],
-                                  const Scratch& work) noexcept {
+AppendResult KVStorage<A>::encode(const Rows<const T> (&given)[2], const Scratch& work) noexcept {
   for (std::size_t index = 0; index < num_heads(); ++index) {
     for (const Side side : kSides) {
       const Codec<A>& codec = codec_->side(side);
