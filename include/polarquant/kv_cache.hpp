@@ -19,6 +19,7 @@
 #include "polarquant/attention/query_group.hpp"
 #include "polarquant/attention/scratch.hpp"
 #include "polarquant/base/aligned_memory.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
@@ -434,5 +435,22 @@ class KVCache {
 
   Storage storage_;
 };
+
+// Of a cache's calls what is worth it.
+#define POLARQUANT_INSTANTIATE_CACHE(T, A)                                                       \
+  POLARQUANT_INSTANTIATE(AppendResult detail::KVStorage<A>::append<T>(                           \
+      Rows<const T>, Rows<const T>, std::byte*) noexcept);                                       \
+  POLARQUANT_INSTANTIATE(                                                                        \
+      void detail::QueryGroup<A, detail::CacheTokens<A>>::attend<T>(                             \
+          const detail::GroupQueries<T>&, const AttentionOptions<A>&, TokenRange,                \
+          const detail::AttentionTarget<A>&) noexcept);                                          \
+  POLARQUANT_INSTANTIATE(void detail::QueryGroup<A, detail::CacheTokens<A>>::scores<T>(          \
+      const detail::GroupQueries<T>&, TokenRange, Rows<A>, std::size_t) noexcept)
+
+POLARQUANT_INSTANTIATE_CACHE(float, float);
+POLARQUANT_INSTANTIATE_CACHE(double, double);
+POLARQUANT_INSTANTIATE_CACHE(Eigen::half, float);
+POLARQUANT_INSTANTIATE_CACHE(Eigen::bfloat16, float);
+#undef POLARQUANT_INSTANTIATE_CACHE
 
 POLARQUANT_END_NAMESPACE

@@ -14,6 +14,7 @@
 
 #include "polarquant/base/aligned_memory.hpp"
 #include "polarquant/base/checksum.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/isa.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
@@ -230,8 +231,10 @@ class PolarCodec final : public Codec<A> {
   detail::PolarKernels<A> kernels_;
 };
 
-inline CodecFormat::CodecFormat(const PolarFormat& format)
+#if !POLARQUANT_USES_COMPILED
+POLARQUANT_INLINE CodecFormat::CodecFormat(const PolarFormat& format)
     : model_(std::make_shared<const detail::PolarModel>(format)) {}
+#endif
 
 // The codec of a format. Throws what the codec's constructor throws, and std::invalid_argument if
 // the family has none for A.
@@ -254,5 +257,10 @@ std::shared_ptr<const Codec<A>> make_codec(const CodecFormat& format, const Code
   detail::throw_invalid_argument(format.description() + " has no codec for results of " +
                                  (std::is_same_v<A, float> ? "float" : "double"));
 }
+
+POLARQUANT_INSTANTIATE(std::shared_ptr<const Codec<float>> make_codec<float>(const CodecFormat&,
+                                                                             const CodecSetup&));
+POLARQUANT_INSTANTIATE(std::shared_ptr<const Codec<double>> make_codec<double>(const CodecFormat&,
+                                                                               const CodecSetup&));
 
 POLARQUANT_END_NAMESPACE

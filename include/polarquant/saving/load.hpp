@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "polarquant/base/checksum.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
@@ -265,7 +266,10 @@ inline void read_given_means(SectionReader& reader, const SavedSettings& setting
   reader.end();
 }
 
-inline SavedCacheInfo read_info(ByteSource& source) {
+SavedCacheInfo read_info(ByteSource& source);
+
+#if !POLARQUANT_USES_COMPILED
+POLARQUANT_INLINE SavedCacheInfo read_info(ByteSource& source) {
   SectionReader reader(source);
   const SavedHeader header = read_header(source, reader);
   const SavedSettings settings = read_settings(reader, header.version);
@@ -308,6 +312,12 @@ inline SavedCacheInfo read_info(ByteSource& source) {
   read_given_means(reader, settings, header.total, config);
   return info;
 }
+#endif
+
+POLARQUANT_INSTANTIATE(void load_from<float>(ByteSource&, KVCache<float>&, bool,
+                                             const std::string&));
+POLARQUANT_INSTANTIATE(void load_from<double>(ByteSource&, KVCache<double>&, bool,
+                                              const std::string&));
 
 // Calls read(stream) for a file.
 template <typename Read>

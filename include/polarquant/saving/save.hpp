@@ -11,6 +11,7 @@
 #include <string>
 
 #include "polarquant/base/checksum.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
@@ -110,6 +111,9 @@ void save_to(const KVStorage<A>& storage, ByteSink& sink) {
                writer);
   });
 }
+
+POLARQUANT_INSTANTIATE(void save_to<float>(const KVStorage<float>&, ByteSink&));
+POLARQUANT_INSTANTIATE(void save_to<double>(const KVStorage<double>&, ByteSink&));
 
 }  // namespace detail
 

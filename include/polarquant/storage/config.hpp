@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/isa.hpp"
@@ -105,7 +107,8 @@ struct [[nodiscard]] Support {
 };
 inline Support is_supported(const KVCacheConfig& config) { return {config.problem()}; }
 
-inline std::string KVCacheConfig::problem() const {
+#if !POLARQUANT_USES_COMPILED
+POLARQUANT_INLINE std::string KVCacheConfig::problem() const {
   using detail::message;
   if (num_kv_heads < 1) return message({"num_kv_heads is ", num_kv_heads, ", must be at least 1"});
   if (num_query_heads < 1 || num_query_heads % num_kv_heads != 0) {
@@ -132,7 +135,7 @@ inline std::string KVCacheConfig::problem() const {
   return {};
 }
 
-inline std::string KVCacheConfig::segment_problem() const {
+POLARQUANT_INLINE std::string KVCacheConfig::segment_problem() const {
   using detail::message;
   for (const auto& [name, count] : {std::pair<const char*, std::size_t>{"num_sink_tokens", num_sink_tokens},
                                     std::pair<const char*, std::size_t>{"num_recent_tokens", num_recent_tokens}}) {
@@ -157,8 +160,9 @@ inline std::string KVCacheConfig::segment_problem() const {
   return {};
 }
 
-inline std::string KVCacheConfig::mean_problem(const char* name, const std::vector<float>& mean,
-                                               const CodecFormat& format) const {
+POLARQUANT_INLINE std::string KVCacheConfig::mean_problem(const char* name,
+                                                          const std::vector<float>& mean,
+                                                          const CodecFormat& format) const {
   using detail::message;
   if (mean.empty()) return {};
   if (centering != Centering::kGiven) {
@@ -175,5 +179,6 @@ inline std::string KVCacheConfig::mean_problem(const char* name, const std::vect
   }
   return {};
 }
+#endif
 
 POLARQUANT_END_NAMESPACE
