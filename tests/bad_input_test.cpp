@@ -127,14 +127,16 @@ TEST(BadCodecTest, InvalidFormat) {
 TEST(BadCodecTest, CodebooksOfAnotherFormat) {
   expect_invalid(
       [] {
-        PolarCodec<float>(PolarFormat::paper(64), make_rotation(RotationKind::kNone, 64),
-                          polarquant::offline_codebooks(format_of(64, {4, 2, 2})));
+        PolarCodec<float>(
+            with_codebooks(PolarFormat::paper(64), offline_codebooks(format_of(64, {4, 2, 2}))),
+            make_rotation(RotationKind::kNone, 64));
       },
       {"codebooks for 3 levels, the format has 4"});
   expect_invalid(
       [] {
-        PolarCodec<float>(PolarFormat::paper(64), make_rotation(RotationKind::kNone, 64),
-                          polarquant::offline_codebooks(format_of(64, {4, 2, 3, 2})));
+        PolarCodec<float>(
+            with_codebooks(PolarFormat::paper(64), offline_codebooks(format_of(64, {4, 2, 3, 2}))),
+            make_rotation(RotationKind::kNone, 64));
       },
       {"has 3 bits, must have 2"});
 }
@@ -144,8 +146,7 @@ TEST(BadCodecTest, InvalidFormatWithGivenCodebooks) {
   format.levels = 40;
   expect_invalid(
       [&] {
-        PolarCodec<float>(format, make_rotation(RotationKind::kNone, 64),
-                          polarquant::CodebookSet());
+        PolarCodec<float>(with_codebooks(format, {}), make_rotation(RotationKind::kNone, 64));
       },
       {"levels is 40"});
 }
