@@ -3,8 +3,10 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-template Kernels<float> choose_kernels<float>(const CodecTables&, Arithmetic);
-template Kernels<double> choose_kernels<double>(const CodecTables&, Arithmetic);
+template VectorKernels<float> choose_vector_kernels<float>(Isa);
+template VectorKernels<double> choose_vector_kernels<double>(Isa);
+template PolarKernels<float> choose_polar_kernels<float>(Isa, const CodecTables&, Arithmetic);
+template PolarKernels<double> choose_polar_kernels<double>(Isa, const CodecTables&, Arithmetic);
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

@@ -7,8 +7,10 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-extern template Kernels<float> choose_kernels<float>(const CodecTables&, Arithmetic);
-extern template Kernels<double> choose_kernels<double>(const CodecTables&, Arithmetic);
+extern template VectorKernels<float> choose_vector_kernels<float>(Isa);
+extern template VectorKernels<double> choose_vector_kernels<double>(Isa);
+extern template PolarKernels<float> choose_polar_kernels<float>(Isa, const CodecTables&, Arithmetic);
+extern template PolarKernels<double> choose_polar_kernels<double>(Isa, const CodecTables&, Arithmetic);
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
