@@ -8,6 +8,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "kv_cache_test_util.hpp"
+
 namespace {
 
 using polarquant::AlignedBuffer;
@@ -72,6 +74,33 @@ TEST(ScratchArenaTest, WithoutMemoryItCounts) {
   EXPECT_EQ(arena.take<float>(17), nullptr);
   EXPECT_EQ(arena.take<float>(1), nullptr);
   EXPECT_EQ(arena.used(), 128u + 64u);
+}
+
+// Memory aligned to less works with some kernels and crashes with others: builds without NDEBUG
+// name the rule.
+TEST(ScratchDeathTest, MisalignedScratchIsNamed) {
+#if defined(NDEBUG) || !GTEST_HAS_DEATH_TEST
+  GTEST_SKIP() << "checked where NDEBUG is not defined";
+#else
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const polarquant::KVCache<float> cache = polarquant_test::filled_cache<float>(3);
+  const auto queries = polarquant_test::random_queries<float>(cache.config(), 1);
+  polarquant::RowMatrix<float> output(1, polarquant_test::kOutputColumns);
+  AlignedBuffer scratch(cache.scratch_bytes() + 64);
+  const auto attend = [&](std::size_t offset) {
+    cache.attend({queries.data(), 1, queries.cols()}, {output.data(), 1, output.cols()},
+                 scratch.data() + offset);
+  };
+  attend(0);
+  EXPECT_EQ(output, cache.attend(queries));
+  for (const std::size_t offset : {8u, 16u, 32u}) {
+    EXPECT_DEATH(attend(offset), "scratch memory must be aligned to 64 bytes");
+  }
+  const auto& codec = cache.codec()->keys();
+  AlignedBuffer prepared(codec.prepared_size() * sizeof(float) + 64);
+  EXPECT_DEATH(codec.prepare_query(queries.data(), prepared.as<float>() + 4, scratch.data()),
+               "prepared queries must be aligned to 64");
+#endif
 }
 
 }  // namespace

@@ -56,8 +56,12 @@ class PolarModel final : public FormatModel {
   std::string problem() const override { return format.problem(); }
 
   std::string description() const override {
+    // Of a radius only what is not usual.
+    constexpr const char* kMeanings[] = {" of norms", "", " of projections", " of least squares"};
+    const std::size_t meaning = static_cast<std::size_t>(format.radius_meaning);
     return (format.is_uncompressed() ? "uncompressed " : "polar ") + format.description() +
-           " at head_dim " + std::to_string(format.head_dim) +
+           (format.is_uncompressed() || meaning > 3 ? "" : kMeanings[meaning]) + " at head_dim " +
+           std::to_string(format.head_dim) +
            (format.codebooks == nullptr ? "" : ", given codebooks");
   }
 
