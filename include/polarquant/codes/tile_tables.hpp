@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "polarquant/base/aligned_storage.hpp"
+#include "polarquant/base/error.hpp"
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
@@ -101,7 +102,8 @@ struct TileTables {
   // index): coordinates 2 and 3.
   AlignedVector<Lanes64> coordinate;  // 4
 
-  TileTables(const PolarFormat& format, const CodeLayout& layout, const CodebookSet& codebooks) {
+  POLARQUANT_COLD TileTables(const PolarFormat& format, const CodeLayout& layout,
+                             const CodebookSet& codebooks) {
     usable = is_usable(format);
     if (!usable) return;
     quarters.resize(4);
@@ -191,7 +193,7 @@ struct TileTables {
     return result;
   }
 
-  void add_codebook(const AngleCodebook& codebook) {
+  POLARQUANT_COLD void add_codebook(const AngleCodebook& codebook) {
     const std::size_t mask = codebook.centroids().size() - 1;
     Lanes64 cosine, sine;
     FloatLanes float_cosine, float_sine;
@@ -215,7 +217,7 @@ struct TileTables {
     for (const float(&half)[64] : entries) float_tables.insert(float_tables.end(), half, half + 64);
   }
 
-  void combine(const CodebookSet& codebooks) {
+  POLARQUANT_COLD void combine(const CodebookSet& codebooks) {
     const std::vector<double>& first = codebooks.levels[0].centroids();
     const std::vector<double>& second = codebooks.levels[1].centroids();
     for (std::size_t i = 0; i < 64; ++i) {
@@ -232,7 +234,7 @@ struct TileTables {
     }
   }
 
-  void combine_quarters(const CodebookSet& codebooks) {
+  POLARQUANT_COLD void combine_quarters(const CodebookSet& codebooks) {
     const std::vector<double>& second = codebooks.levels[1].centroids();
     const std::vector<double>& third = codebooks.levels[2].centroids();
     Lanes64 tables[4];
