@@ -51,14 +51,14 @@ class TileSums {
         sums_(size_of(row.num_queries) * codec().tile_sum_size() * sizeof(float)) {
     const std::size_t head_dim = codec().head_dim();
     for (std::size_t t = 0; t < num_tokens_; t += kTileTokens) {
-      codec().encode_tile(
+      require_encoded(codec().encode_tile(
           {values.data() + t * head_dim, std::min(kTileTokens, num_tokens_ - t), head_dim}, 0,
-          heads_.head<std::byte>(0) + t / kTileTokens * tile_bytes_, scratch_.data());
+          heads_.head<std::byte>(0) + t / kTileTokens * tile_bytes_, scratch_.data()));
     }
     heads_.copy();
   }
 
-  const polarquant::PolarCodec<float>& codec() const { return codec_.values; }
+  const polarquant::Codec<float>& codec() const { return codec_.values(); }
 
   // output: [weights.rows(), head_dim].
   void run(const RowMatrix<float>& weights, RowMatrix<float>& output) {

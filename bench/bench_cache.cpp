@@ -7,6 +7,8 @@
 #include <polarquant/polarquant.hpp>
 #include <string>
 
+#include "memory.hpp"
+
 namespace {
 
 using polarquant::Arithmetic;
@@ -60,7 +62,8 @@ void append(benchmark::State& state, const KVCacheConfig& config, std::size_t st
     cache.clear();
     for (std::size_t token = 0; token < kNumTokens; token += step) {
       const float* const first = rows.data() + token * kHeadDim;
-      cache.append({first, step, kHeadDim}, {first, step, kHeadDim}, scratch.data());
+      polarquant_bench::require_encoded(
+          cache.append({first, step, kHeadDim}, {first, step, kHeadDim}, scratch.data()));
     }
   }
   state.counters["per_token"] = benchmark::Counter(

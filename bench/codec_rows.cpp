@@ -14,7 +14,7 @@ namespace {
 using polarquant::kTileTokens;
 using polarquant::KVCodec;
 
-void name_codec(const polarquant::PolarCodec<float>& codec, Work& work) {
+void name_codec(const polarquant::Codec<float>& codec, Work& work) {
   work.kernel = codec.kernel_name();
   work.bits = codec.format().bits_per_coordinate();
 }
@@ -34,15 +34,16 @@ Work dot_work(const Row& row) {
   const std::size_t num_tokens = size_of(row.num_tokens);
   const auto codes = std::make_shared<CopiedHeads>(
       bytes * num_tokens, num_heads_for(bytes * num_tokens, row.memory_bytes));
-  codec->keys().encode(rows_of(inputs->keys), {codes->head<std::byte>(0), num_tokens, bytes},
-                     scratch->data());
+  require_encoded(codec->keys().encode(rows_of(inputs->keys),
+                                       {codes->head<std::byte>(0), num_tokens, bytes},
+                                       scratch->data()));
   codes->copy();
   float* const query = reinterpret_cast<float*>(prepared->data());
   codec->keys().prepare_query(inputs->queries.data(), query, scratch->data());
 
   constexpr std::size_t kAhead = polarquant_baselines::kPrefetchBytes;
   Work work;
-  name_codec(codec->keys, work);
+  name_codec(codec->keys(), work);
   Side ours = {"ours", static_cast<double>(row.num_tokens),
                static_cast<double>(bytes) * row.num_tokens, nullptr,
                std::make_shared<RowMatrix<float>>(1, row.num_tokens)};
@@ -102,16 +103,16 @@ Work encode_work(const Row& row) {
   const std::size_t num_tokens = size_of(row.num_tokens);
   const auto codes = std::make_shared<CopiedHeads>(bytes * num_tokens, 1);
   Work work;
-  name_codec(codec->keys, work);
+  name_codec(codec->keys(), work);
   work.sides.push_back(
       {"ours", static_cast<double>(row.num_tokens), static_cast<double>(bytes) * row.num_tokens,
        [=] {
          constexpr std::size_t kBatch = 64;
          for (std::size_t t = 0; t < num_tokens; t += kBatch) {
            const std::size_t count = std::min(kBatch, num_tokens - t);
-           codec->keys().encode(
+           require_encoded(codec->keys().encode(
                {inputs->keys.data() + t * codec->keys().head_dim(), count, codec->keys().head_dim()},
-               {codes->head<std::byte>(0) + t * bytes, count, bytes}, scratch->data());
+               {codes->head<std::byte>(0) + t * bytes, count, bytes}, scratch->data()));
          }
        }});
   work.sides.front().run();
@@ -131,12 +132,12 @@ Work decode_work(const Row& row) {
   const std::size_t head_dim = codec->keys().head_dim();
   const auto tiles = std::make_shared<CopiedHeads>(num_tiles * tile_bytes, 1);
   for (std::size_t i = 0; i < num_tiles; ++i) {
-    codec->keys().encode_tile(
+    require_encoded(codec->keys().encode_tile(
         {inputs->keys.data() + i * kTileTokens * head_dim, kTileTokens, head_dim}, 0,
-        tiles->head<std::byte>(0) + i * tile_bytes, scratch->data());
+        tiles->head<std::byte>(0) + i * tile_bytes, scratch->data()));
   }
   Work work;
-  name_codec(codec->keys, work);
+  name_codec(codec->keys(), work);
   // Into one tile's memory: what matters is decoding, not storing.
   const auto decoded =
       std::make_shared<RowMatrix<float>>(static_cast<Eigen::Index>(kTileTokens), row.head_dim);
@@ -169,13 +170,13 @@ Work append_work(const Row& row) {
         const std::size_t count = std::min(step, size_of(row.num_tokens) - t);
         const Rows<const float> keys = rows_of(inputs->keys);
         const Rows<const float> values = rows_of(inputs->values);
-        cache->append({keys.row(t), count, keys.stride}, {values.row(t), count, values.stride},
-                      scratch->data());
+        require_encoded(
+            cache->append(keys.block(t, count), values.block(t, count), scratch->data()));
       }
     };
   };
   Work work;
-  name_codec(cache->codec()->keys, work);
+  name_codec(cache->codec()->keys(), work);
   const double num_bytes = static_cast<double>(cache->bytes_per_token()) * row.num_tokens;
   work.sides.push_back({"ours", static_cast<double>(row.num_tokens), num_bytes, append_by(1)});
   work.sides.push_back(

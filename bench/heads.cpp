@@ -105,7 +105,7 @@ CompressedHeads::CompressedHeads(const KVCacheConfig& config, const RowMatrix<fl
     threads.emplace_back([this, thread, num_threads, &keys, &values] {
       Scratch scratch(heads_.front().scratch_bytes());
       for (std::size_t head = thread; head < heads_.size(); head += num_threads) {
-        heads_[head].append(rows_of(keys), rows_of(values), scratch.data());
+        require_encoded(heads_[head].append(rows_of(keys), rows_of(values), scratch.data()));
       }
     });
   }

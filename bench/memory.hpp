@@ -11,12 +11,21 @@
 #include <new>
 #include <polarquant/polarquant.hpp>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 namespace polarquant_bench {
 
 using polarquant::RowMatrix;
 using polarquant::Rows;
+
+// A benchmark of rows that are not all encoded would measure less than it says. Result: EncodeResult
+// or AppendResult.
+template <typename Result>
+void require_encoded(const Result& result) {
+  if (result.failure == polarquant::EncodeFailure::kNone) return;
+  throw std::logic_error("the rows of a benchmark cannot be encoded");
+}
 
 // Bytes in huge pages where the machine grants them, aligned to one.
 class HugeArray {

@@ -21,10 +21,10 @@ Work threads_work(const Row& row) {
   const auto queries =
       std::make_shared<RowMatrix<float>>(gaussian(1, config.num_query_heads * row.head_dim, 3));
   const auto output = std::make_shared<RowMatrix<float>>(1, config.num_query_heads * row.head_dim);
-  const auto attend = [cache, queries, output](polarquant::HeadRange heads, std::byte* scratch) {
+  const auto attend = [cache, queries, output](const polarquant::Part& part, std::byte* scratch) {
     // So often that starting a thread does not count.
     for (int repeat = 0; repeat < 16; ++repeat) {
-      cache->attend(rows_of(std::as_const(*queries)), rows_of(*output), scratch, heads);
+      cache->attend(rows_of(std::as_const(*queries)), rows_of(*output), scratch, {}, part);
     }
   };
   const double num_tokens = 16.0 * kNumThreads * row.num_tokens;
@@ -36,12 +36,12 @@ Work threads_work(const Row& row) {
   work.bits = config.key_format.bits_per_coordinate();
   work.sides.push_back(
       {"two threads", num_tokens, num_bytes, [attend, scratch] {
-         std::thread other(attend, polarquant::HeadRange{1, 1}, (*scratch)[1].data());
-         attend({0, 1}, (*scratch)[0].data());
+         std::thread other(attend, polarquant::Part::heads(1, 1), (*scratch)[1].data());
+         attend(polarquant::Part::heads(0, 1), (*scratch)[0].data());
          other.join();
        }});
   work.sides.push_back({"one thread", num_tokens, num_bytes, [attend, scratch] {
-                          attend({0, kNumThreads}, (*scratch)[0].data());
+                          attend({}, (*scratch)[0].data());
                         }});
   for (Side& side : work.sides) side.has_threads = true;
   return work;

@@ -4,28 +4,17 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <polarquant/polarquant.hpp>
 #include <utility>
 #include <vector>
 
-using Codec = polarquant::PolarCodec<float>;
+using polarquant::AlignedBuffer;
+using polarquant::Rows;
 
-constexpr std::size_t kTile = Codec::tile_tokens();
+constexpr std::size_t kTile = polarquant::kTileTokens;
 constexpr std::size_t kPageTiles = 8;
 constexpr std::size_t kPageTokens = kPageTiles * kTile;
-
-// Memory aligned to 64 bytes, as tiles, tables and scratch want it.
-struct Memory {
-  struct alignas(64) Line {
-    std::byte bytes[64];
-  };
-  explicit Memory(std::size_t num_bytes) : lines((num_bytes + 63) / 64) {}
-  std::byte* bytes() { return lines.data()->bytes; }
-  float* floats() { return reinterpret_cast<float*>(bytes()); }
-  std::vector<Line> lines;
-};
 
 struct Sequence {
   std::vector<std::size_t> block_table;  // its pages, in the order of the tokens
@@ -38,14 +27,11 @@ class PagedCache {
       : num_heads_(static_cast<std::size_t>(config.num_kv_heads)),
         group_(static_cast<std::size_t>(config.num_query_heads / config.num_kv_heads)),
         codec_(config),
-        value_offset_(kPageTiles * keys_.tile_bytes()),
-        head_bytes_(value_offset_ + kPageTiles * values_.tile_bytes()),
+        value_offset_(kPageTiles * codec_.keys().tile_bytes()),
+        head_bytes_(value_offset_ + kPageTiles * codec_.values().tile_bytes()),
         pool_(num_pages * num_heads_ * head_bytes_),
         num_owners_(num_pages, 0),
-        scratch_(std::max(keys_.scratch_bytes(), values_.scratch_bytes())),
-        tables_(group_ * keys_.prepared_size() * sizeof(float)),
-        weights_(group_ * kPageTokens * sizeof(float)),
-        sums_(group_ * values_.tile_sum_size() * sizeof(float)) {}
+        scratch_(polarquant::attend_tiles_scratch_bytes(codec_)) {}
 
   // Adds one token, keys and values of all heads side by side. False if there is no free page, or a
   // number is not finite.
@@ -54,8 +40,8 @@ class PagedCache {
     const std::size_t slot = sequence.num_tokens % kPageTokens;
     for (std::size_t head = 0; head < num_heads_; ++head) {
       std::byte* const page = page_of(sequence.block_table.back(), head);
-      if (!store(keys_, keys, head, slot, page)) return false;
-      if (!store(values_, values, head, slot, page + value_offset_)) return false;
+      if (!store(codec_.keys(), keys, head, slot, page)) return false;
+      if (!store(codec_.values(), values, head, slot, page + value_offset_)) return false;
     }
     ++sequence.num_tokens;
     return true;
@@ -68,52 +54,35 @@ class PagedCache {
   }
 
   // Attention of one token's queries, [num_query_heads * head_dim], to the whole sequence.
-  void attend(const Sequence& sequence, const float* queries, float* output) {
-    const std::size_t d = keys_.head_dim();
-    const polarquant::Rows<float> tables = {tables_.floats(), group_, keys_.prepared_size()};
-    const polarquant::Rows<float> weights = {weights_.floats(), group_, kPageTokens};
-    const polarquant::Rows<float> sums = {sums_.floats(), group_, values_.tile_sum_size()};
+  void attend(const Sequence& sequence, const float* queries, float* output,
+              const polarquant::AttentionOptions<float>& options = {}) {
+    const std::size_t key_width = group_ * codec_.keys().head_dim();
+    const std::size_t value_width = group_ * codec_.values().head_dim();
+    std::vector<polarquant::TileRun> runs(sequence.block_table.size());
     for (std::size_t head = 0; head < num_heads_; ++head) {
-      std::vector<polarquant::OnlineSoftmax<float>> softmax(group_);
-      std::fill_n(sums.data, sums.count * sums.stride, 0.0f);
-      for (std::size_t row = 0; row < group_; ++row) {
-        keys_.prepare_query(queries + (head * group_ + row) * d, tables.row(row), scratch_.bytes(),
-                            1.0f / std::sqrt(static_cast<float>(d)));
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        const std::byte* const page = page_of(sequence.block_table[i], head);
+        runs[i] = {page, page + value_offset_,
+                   std::min(kPageTokens, sequence.num_tokens - i * kPageTokens)};
       }
-      for (std::size_t first = 0; first < sequence.num_tokens; first += kPageTokens) {
-        const std::byte* const page = page_of(sequence.block_table[first / kPageTokens], head);
-        const std::size_t count = std::min(kPageTokens, sequence.num_tokens - first);
-        const std::size_t num_tiles = (count + kTile - 1) / kTile;
-        keys_.score_tiles(tables, page, num_tiles, weights, scratch_.bytes());
-        for (std::size_t row = 0; row < group_; ++row) {
-          float* const own = weights.row(row);
-          std::fill(own + count, own + num_tiles * kTile, 0.0f);  // Slots without a token.
-          const float shrink = softmax[row].raise_maximum(keys_.largest_logit(own, count));
-          for (std::size_t i = 0; shrink != 1.0f && i < sums.stride; ++i) {
-            sums.row(row)[i] *= shrink;
-          }
-          softmax[row].sum += keys_.exponentiate(own, count, softmax[row].maximum);
-        }
-        values_.accumulate_tiles(weights, page + value_offset_, num_tiles, sums, scratch_.bytes());
-      }
-      for (std::size_t row = 0; row < group_; ++row) {
-        values_.finish_tiles(sums.row(row), softmax[row].normalizer(),
-                             output + (head * group_ + row) * values_.head_dim(), scratch_.bytes());
-      }
+      polarquant::attend_tiles(codec_, {runs.data(), runs.size()},
+                               Rows<const float>{queries + head * key_width, 1, key_width}, group_,
+                               {output + head * value_width, 1, value_width}, scratch_.data(),
+                               options);
     }
   }
 
  private:
   // The key tiles of one head in one page; its value tiles follow.
   std::byte* page_of(std::size_t page, std::size_t head) {
-    return pool_.bytes() + (page * num_heads_ + head) * head_bytes_;
+    return pool_.data() + (page * num_heads_ + head) * head_bytes_;
   }
 
-  bool store(const Codec& codec, const float* rows, std::size_t head, std::size_t slot,
+  bool store(const polarquant::Codec<float>& codec, const float* rows, std::size_t head, std::size_t slot,
              std::byte* tiles) {
     std::byte* const tile = tiles + slot / kTile * codec.tile_bytes();
     const std::size_t d = codec.head_dim();
-    return codec.encode_tile({rows + head * d, 1, d}, slot % kTile, tile, scratch_.bytes())
+    return codec.encode_tile({rows + head * d, 1, d}, slot % kTile, tile, scratch_.data())
                .failure == polarquant::EncodeFailure::kNone;
   }
 
@@ -139,9 +108,8 @@ class PagedCache {
 
   std::size_t num_heads_, group_;
   polarquant::KVCodec<float> codec_;
-  const Codec &keys_ = codec_.keys, &values_ = codec_.values;
   std::size_t value_offset_, head_bytes_;  // of a head in a page
-  Memory pool_;
+  AlignedBuffer pool_;
   std::vector<std::size_t> num_owners_;  // of each page; 0: free
-  Memory scratch_, tables_, weights_, sums_;
+  AlignedBuffer scratch_;
 };

@@ -15,6 +15,7 @@ namespace {
 
 using Eigen::Index;
 using polarquant::Arithmetic;
+using polarquant::Isa;
 using polarquant::kTileTokens;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
@@ -28,7 +29,6 @@ using polarquant_test::gaussian_vector;
 using polarquant_test::GuardedBytes;
 using polarquant_test::make_rotation;
 using polarquant_test::name_of;
-using polarquant_test::ScopedIsa;
 using polarquant_test::tile_config;
 using polarquant_test::tile_formats;
 
@@ -38,11 +38,11 @@ using Avx512FloatTest = polarquant_test::TileKernelsFixture;
 void expect_equal_attention(const KVCacheConfig& config, Index num_tokens, Index num_queries) {
   const Index key_dim = config.key_format.head_dim();
   const Index value_dim = config.value_format.head_dim();
-  KVCache<float> scalar = cache_with<float>("scalar", config);
-  KVCache<float> tiles = cache_with<float>("avx512", config);
-  ASSERT_STREQ(scalar.kernel_name(), "scalar");
-  ASSERT_STREQ(tiles.kernel_name(), "avx512 tiles") << name_of(config.key_format);
-  ASSERT_STREQ(tiles.codec()->values().kernel_name(), "avx512 tiles") << name_of(config.value_format);
+  KVCache<float> scalar = cache_with<float>(Isa::kScalar, config);
+  KVCache<float> tiles = cache_with<float>(Isa::kAvx512, config);
+  ASSERT_STREQ(scalar.kernel_name(), "scalar loops");
+  ASSERT_STREQ(tiles.kernel_name(), "avx512 tiles") << config.key_format.description();
+  ASSERT_STREQ(tiles.codec()->values().kernel_name(), "avx512 tiles") << config.value_format.description();
   const RowMatrix<float> keys =
       gaussian_matrix<float>(num_tokens, config.num_kv_heads * key_dim, 1);
   const RowMatrix<float> values =
@@ -56,10 +56,10 @@ void expect_equal_attention(const KVCacheConfig& config, Index num_tokens, Index
   EXPECT_LE(
       (tiles.attention_scores(queries) - scalar.attention_scores(queries)).cwiseAbs().maxCoeff(),
       1e-6 * static_cast<double>(key_dim))
-      << name_of(config.key_format) << ", " << num_tokens << " tokens";
+      << config.key_format.description() << ", " << num_tokens << " tokens";
   EXPECT_LE((tiles.attend(queries) - output).cwiseAbs().maxCoeff(),
             1e-6 * std::sqrt(static_cast<double>(value_dim)))
-      << name_of(config.value_format) << ", " << num_tokens << " tokens";
+      << config.value_format.description() << ", " << num_tokens << " tokens";
   EXPECT_GT(output.cwiseAbs().maxCoeff(), 0.01);
 }
 
@@ -120,12 +120,11 @@ TEST_F(Avx512FloatTest, EveryGroupSizeGivesWhatTheScalarLoopsGive) {
 
 // The last row of an odd code has bytes, not words. AddressSanitizer sees a load behind the tile.
 TEST_F(Avx512FloatTest, NothingBehindATileIsTouched) {
-  const ScopedIsa scoped("avx512");
   for (const Arithmetic arithmetic : {Arithmetic::kExact, Arithmetic::kFixedPoint}) {
     for (const PolarFormat& format : tile_formats()) {
       const std::size_t d = static_cast<std::size_t>(format.head_dim);
       const PolarCodec<float> codec(format, make_rotation(RotationKind::kHadamard, format.head_dim),
-                                    arithmetic);
+                                    arithmetic, Isa::kAvx512);
       GuardedBytes tile(polarquant::tile_bytes(codec.bytes_per_vector()));
       GuardedBytes scratch(codec.scratch_bytes());
       GuardedBytes prepared(codec.prepared_size() * sizeof(float));
@@ -136,7 +135,7 @@ TEST_F(Avx512FloatTest, NothingBehindATileIsTouched) {
       GuardedBytes indices(kTileTokens * d);
       GuardedBytes kernel(codec.tables().kernel_scratch_bytes());
       const std::vector<float> rows = gaussian_vector<float>(kTileTokens * d, 1);
-      codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data());
+      EXPECT_EQ(codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data()).num_encoded, kTileTokens);
       float* const query = reinterpret_cast<float*>(prepared.data());
       float* const weights = reinterpret_cast<float*>(scores.data());
       float* const sum = reinterpret_cast<float*>(sums.data());

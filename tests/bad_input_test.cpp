@@ -39,12 +39,12 @@ TEST(BadFormatTest, FullDepthNeedsAnEvenWidth) {
   }
 }
 
-TEST(BadFormatTest, FullDepthNeedsRoomForTheRadiusAndOneBitPerPair) {
+TEST(BadFormatTest, FullDepthNeedsEnoughBitsToBeatZeros) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (const double bits : {0.6, 0.0, -1.0, nan, -std::numeric_limits<double>::infinity()}) {
-    // 16 + 64 bits in 10 bytes: 0.625 bits per coordinate.
+    // 16 + 64 bits fit 10 bytes, but decode to more than twice the error of zeros; 18 bytes do not.
     expect_invalid([&] { PolarFormat::full_depth(128, bits); },
-                   {"full_depth at ", "head_dim 128 needs at least 0.625"});
+                   {"full_depth at ", "head_dim 128 needs at least 1.125"});
   }
 }
 
@@ -127,14 +127,16 @@ TEST(BadCodecTest, InvalidFormat) {
 TEST(BadCodecTest, CodebooksOfAnotherFormat) {
   expect_invalid(
       [] {
-        PolarCodec<float>(PolarFormat::paper(64), make_rotation(RotationKind::kNone, 64),
-                          polarquant::offline_codebooks(format_of(64, {4, 2, 2})));
+        PolarCodec<float>(
+            with_codebooks(PolarFormat::paper(64), offline_codebooks(format_of(64, {4, 2, 2}))),
+            make_rotation(RotationKind::kNone, 64));
       },
       {"codebooks for 3 levels, the format has 4"});
   expect_invalid(
       [] {
-        PolarCodec<float>(PolarFormat::paper(64), make_rotation(RotationKind::kNone, 64),
-                          polarquant::offline_codebooks(format_of(64, {4, 2, 3, 2})));
+        PolarCodec<float>(
+            with_codebooks(PolarFormat::paper(64), offline_codebooks(format_of(64, {4, 2, 3, 2}))),
+            make_rotation(RotationKind::kNone, 64));
       },
       {"has 3 bits, must have 2"});
 }
@@ -144,8 +146,7 @@ TEST(BadCodecTest, InvalidFormatWithGivenCodebooks) {
   format.levels = 40;
   expect_invalid(
       [&] {
-        PolarCodec<float>(format, make_rotation(RotationKind::kNone, 64),
-                          polarquant::CodebookSet());
+        PolarCodec<float>(with_codebooks(format, {}), make_rotation(RotationKind::kNone, 64));
       },
       {"levels is 40"});
 }

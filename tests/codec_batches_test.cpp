@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 #include "test_util.hpp"
 
 namespace {
@@ -19,6 +19,7 @@ using polarquant::PolarCodec;
 using polarquant::PolarFormat;
 using polarquant::Random;
 using polarquant::RotationKind;
+using polarquant::Rows;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::decode_rows;
 using polarquant_test::encode_rows;
@@ -36,9 +37,9 @@ using polarquant_test::ScopedIsa;
 template <typename T>
 struct Batch {
   using Accumulator = AccumulatorOf<T>;
-  static constexpr std::size_t kTile = PolarCodec<T>::tile_tokens();
+  static constexpr std::size_t kTile = polarquant::kTileTokens;
 
-  Batch(const PolarCodec<T>& given_codec, std::size_t codes, std::size_t queries)
+  Batch(const PolarCodec<Accumulator>& given_codec, std::size_t codes, std::size_t queries)
       : codec(given_codec),
         num_codes(codes),
         num_queries(queries),
@@ -54,14 +55,15 @@ struct Batch {
         weights(gaussian_vector<Accumulator>(num_queries * num_tiles * kTile, 3)) {
     const std::vector<std::byte> codes_in_a_row = encode_rows(codec, vectors);
     decoded = decode_rows(codec, codes_in_a_row);
-    codec.encode({vectors.data(), num_codes, d}, {rows.data(), num_codes, stride}, scratch.data());
+    EXPECT_EQ(codec.encode(Rows<const T>{vectors.data(), num_codes, d},
+                 {rows.data(), num_codes, stride}, scratch.data()).num_encoded, num_codes);
     std::memset(tiles.data(), 0, num_tiles * codec.tile_bytes());
     for (std::size_t first = 0; first < num_codes;) {
       // In pieces that begin within a tile.
       const std::size_t count =
           std::min({num_codes - first, kTile - first % kTile, std::size_t{7}});
-      codec.encode_tile({vectors.data() + first * d, count, d}, first % kTile,
-                        tiles.data() + first / kTile * codec.tile_bytes(), scratch.data());
+      EXPECT_EQ(codec.encode_tile(Rows<const T>{vectors.data() + first * d, count, d}, first % kTile,
+                        tiles.data() + first / kTile * codec.tile_bytes(), scratch.data()).num_encoded, count);
       first += count;
     }
     for (std::size_t i = 0; i < num_queries; ++i) {
@@ -145,7 +147,7 @@ struct Batch {
            std::to_string(num_codes) + " codes, " + codec.kernel_name();
   }
 
-  const PolarCodec<T>& codec;
+  const PolarCodec<Accumulator>& codec;
   std::size_t num_codes;
   std::size_t num_queries;
   std::size_t d;
@@ -170,7 +172,7 @@ TYPED_TEST(CodecBatchesTest, RandomFormatsCountsAndQueries) {
   Random random(5);
   for (int trial = 0; trial < 40; ++trial) {
     const PolarFormat format = random_format(random, 256);
-    const PolarCodec<TypeParam> codec(
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(
         format, make_rotation(RotationKind::kHadamard, format.head_dim), Arithmetic::kExact);
     Batch<TypeParam>(codec, static_cast<std::size_t>(random_int(random, 1, 300)),
                      static_cast<std::size_t>(random_int(random, 1, 5)))
@@ -179,7 +181,7 @@ TYPED_TEST(CodecBatchesTest, RandomFormatsCountsAndQueries) {
 }
 
 TYPED_TEST(CodecBatchesTest, Uncompressed) {
-  const PolarCodec<TypeParam> codec(PolarFormat::uncompressed(48),
+  const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::uncompressed(48),
                                     make_rotation(RotationKind::kHaar, 48), Arithmetic::kExact);
   Batch<TypeParam>(codec, 45, 3).expect_right(1e-5);
 }
@@ -220,7 +222,7 @@ TEST(CodecBatchesIsaTest, FixedPoint) {
 }
 
 TYPED_TEST(CodecBatchesTest, RowsInTilesAreTheRowsOfTheStride) {
-  const PolarCodec<TypeParam> codec(PolarFormat::full_depth(80, 3.7),
+  const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::full_depth(80, 3.7),
                                     make_rotation(RotationKind::kHaar, 80));
   Batch<TypeParam> batch(codec, 70, 1);
   std::vector<std::byte> code(codec.bytes_per_vector());
@@ -233,7 +235,7 @@ TYPED_TEST(CodecBatchesTest, RowsInTilesAreTheRowsOfTheStride) {
 
 TYPED_TEST(CodecBatchesTest, NoCodesGiveNothing) {
   using Accumulator = AccumulatorOf<TypeParam>;
-  const PolarCodec<TypeParam> codec(PolarFormat::paper(32), make_rotation(RotationKind::kHaar, 32));
+  const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::paper(32), make_rotation(RotationKind::kHaar, 32));
   GuardedBytes scratch(codec.scratch_bytes());
   GuardedBytes prepared(codec.prepared_size() * sizeof(Accumulator));
   const std::vector<TypeParam> query = gaussian_vector<TypeParam>(32, 1);
@@ -250,27 +252,11 @@ TYPED_TEST(CodecBatchesTest, NoCodesGiveNothing) {
 
 // What stands in scratch, or in slots without a vector, must not reach a result.
 TYPED_TEST(CodecBatchesTest, RubbishInTheScratchDoesNotMatter) {
-  const PolarCodec<TypeParam> codec(PolarFormat::paper(64),
+  const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::paper(64),
                                     make_rotation(RotationKind::kHadamard, 64), Arithmetic::kExact);
   Batch<TypeParam> batch(codec, 5, 2);
   std::memset(batch.scratch.data(), 0xff, codec.scratch_bytes());  // NaN throughout
   batch.expect_right(1e-5);
-}
-
-TEST(CodecSoftmaxTest, LargestLogitAndWeights) {
-  const PolarCodec<float> codec(PolarFormat::paper(16), make_rotation(RotationKind::kNone, 16));
-  std::vector<float> logits = gaussian_vector<float>(77, 1, 5.0);
-  const std::vector<float> given = logits;
-  const float largest = codec.largest_logit(logits.data(), logits.size());
-  EXPECT_EQ(largest, *std::max_element(given.begin(), given.end()));
-  const float total = codec.exponentiate(logits.data(), logits.size(), largest);
-  double expected = 0.0;
-  for (std::size_t i = 0; i < given.size(); ++i) {
-    const double weight = std::exp(static_cast<double>(given[i]) - static_cast<double>(largest));
-    EXPECT_NEAR(static_cast<double>(logits[i]), weight, 1e-6);
-    expected += weight;
-  }
-  EXPECT_NEAR(static_cast<double>(total), expected, 1e-5);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 #include "test_util.hpp"
 
 namespace {

@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 #include "test_util.hpp"
 
 namespace {
@@ -21,6 +21,7 @@ using polarquant::PolarFormat;
 using polarquant::RadiusMeaning;
 using polarquant::Random;
 using polarquant::RotationKind;
+using polarquant::Rows;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::decode_rows;
 using polarquant_test::Distortion;
@@ -48,7 +49,7 @@ TYPED_TEST(CodecTypedTest, ZeroVectorsDecodeToExactZeros) {
     const PolarFormat format =
         trial == 0 ? PolarFormat::uncompressed(64) : random_format(random, 256);
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<TypeParam> codec(
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(
         format, make_rotation(random_rotation(random, format.head_dim), format.head_dim));
     std::vector<TypeParam> rows = gaussian_vector<TypeParam>(3 * d, 1);
     std::fill_n(rows.begin() + static_cast<std::ptrdiff_t>(d), d, TypeParam(0.0f));
@@ -138,7 +139,7 @@ TYPED_TEST(CodecTypedTest, ANonFiniteEntryAnywhereIsReportedWithItsRow) {
   for (const PolarFormat& format :
        {PolarFormat::paper(32), PolarFormat::full_depth(22, 4.0), PolarFormat::uncompressed(32)}) {
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<TypeParam> codec(format, make_rotation(RotationKind::kHaar, format.head_dim));
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(format, make_rotation(RotationKind::kHaar, format.head_dim));
     const std::size_t num_bytes = codec.bytes_per_vector();
     const std::vector<TypeParam> good = gaussian_vector<TypeParam>(35 * d, 15);
     const std::vector<std::byte> expected = encode_rows(codec, good);
@@ -150,7 +151,8 @@ TYPED_TEST(CodecTypedTest, ANonFiniteEntryAnywhereIsReportedWithItsRow) {
           rows[row * d + column] = static_cast<TypeParam>(bad);
           std::vector<std::byte> codes(35 * num_bytes, std::byte{0x77});
           const EncodeResult result =
-              codec.encode({rows.data(), 35, d}, {codes.data(), 35, num_bytes}, scratch.data());
+              codec.encode(Rows<const TypeParam>{rows.data(), 35, d},
+                           {codes.data(), 35, num_bytes}, scratch.data());
           ASSERT_EQ(result.num_encoded, row);
           ASSERT_EQ(result.failure, EncodeFailure::kNotFinite);
           ASSERT_EQ(std::memcmp(codes.data(), expected.data(), row * num_bytes), 0);

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "count_allocations.hpp"
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 #include "test_util.hpp"
 
 namespace {
@@ -20,6 +20,7 @@ using polarquant::PolarCodec;
 using polarquant::PolarFormat;
 using polarquant::Random;
 using polarquant::RotationKind;
+using polarquant::Rows;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::count_allocations;
 using polarquant_test::gaussian_vector;
@@ -42,7 +43,7 @@ TYPED_TEST(CodecTypedTest, NoCallWritesBeyondScratchBytes) {
     const PolarFormat format =
         trial == 0 ? PolarFormat::uncompressed(64, FloatType::kFloat64) : random_format(random);
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<TypeParam> codec(format,
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(format,
                                       make_rotation(RotationKind::kHadamard, format.head_dim));
     const std::size_t num_bytes = codec.bytes_per_vector();
     const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(33 * d, 1);
@@ -53,9 +54,9 @@ TYPED_TEST(CodecTypedTest, NoCallWritesBeyondScratchBytes) {
     GuardedBytes prepared(codec.prepared_size() * sizeof(Accumulator));
     Accumulator* const output = reinterpret_cast<Accumulator*>(decoded.data());
     Accumulator* const table = reinterpret_cast<Accumulator*>(prepared.data());
-    codec.encode({rows.data(), 33, d}, {codes.data(), 33, num_bytes}, scratch.data());
+    EXPECT_EQ(codec.encode(Rows<const TypeParam>{rows.data(), 33, d}, {codes.data(), 33, num_bytes}, scratch.data()).num_encoded, 33u);
     codec.decode({codes.data(), 33, num_bytes}, {output, 33, d}, scratch.data());
-    codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data());
+    EXPECT_EQ(codec.encode_tile(Rows<const TypeParam>{rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data()).num_encoded, kTileTokens);
     codec.decode_tile(tile.data(), {output, kTileTokens, d}, scratch.data());
     codec.prepare_query(rows.data(), table, scratch.data());
     codec.dot(table, codes.data() + 32 * num_bytes, scratch.data());
@@ -73,7 +74,7 @@ TYPED_TEST(CodecTypedTest, NoCallWritesBeyondScratchBytes) {
                           scratch.data());
     }
     std::memset(tiles.data(), 0, 2 * codec.tile_bytes());
-    codec.encode_tile({rows.data(), kTileTokens, d}, 0, tiles.data(), scratch.data());
+    EXPECT_EQ(codec.encode_tile(Rows<const TypeParam>{rows.data(), kTileTokens, d}, 0, tiles.data(), scratch.data()).num_encoded, kTileTokens);
     codec.dot_rows({tables, 3, codec.prepared_size()}, {codes.data(), 33, num_bytes},
                    {weights, 3, 33}, scratch.data());
     codec.accumulate_rows({weights, 3, 33}, {codes.data(), 33, num_bytes}, {output, 3, d},
@@ -104,7 +105,7 @@ TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
   for (const RotationKind kind : kRotations) {
     for (const PolarFormat& format : {PolarFormat::paper(96), PolarFormat::full_depth(96, 3.25),
                                       PolarFormat::uncompressed(96)}) {
-      const PolarCodec<TypeParam> codec(format, make_rotation(kind, 96));
+      const PolarCodec<AccumulatorOf<TypeParam>> codec(format, make_rotation(kind, 96));
       const std::size_t num_bytes = codec.bytes_per_vector();
       const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(40 * 96, 1);
       std::vector<std::byte> codes(40 * num_bytes), tile(polarquant::tile_bytes(num_bytes));
@@ -115,8 +116,8 @@ TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
       GuardedBytes scratch(codec.scratch_bytes());
       EXPECT_EQ(
           count_allocations([&] {
-            codec.encode({rows.data(), 40, 96}, {codes.data(), 40, num_bytes}, scratch.data());
-            codec.encode_tile({rows.data(), 32, 96}, 0, tile.data(), scratch.data());
+            EXPECT_EQ(codec.encode(Rows<const TypeParam>{rows.data(), 40, 96}, {codes.data(), 40, num_bytes}, scratch.data()).num_encoded, 40u);
+            EXPECT_EQ(codec.encode_tile(Rows<const TypeParam>{rows.data(), 32, 96}, 0, tile.data(), scratch.data()).num_encoded, 32u);
             codec.decode({codes.data(), 40, num_bytes}, {decoded.data(), 40, 96}, scratch.data());
             codec.decode_tile(tile.data(), {decoded.data(), 32, 96}, scratch.data());
             codec.prepare_query(rows.data(), prepared, scratch.data());
@@ -139,9 +140,8 @@ TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
 }
 
 TYPED_TEST(CodecTypedTest, HotCallsAreNoexcept) {
-  using Codec = PolarCodec<TypeParam>;
+  using Codec = polarquant::Codec<AccumulatorOf<TypeParam>>;
   using Accumulator = AccumulatorOf<TypeParam>;
-  using polarquant::Rows;
   std::byte* const bytes = nullptr;
   Accumulator* const numbers = nullptr;
   const TypeParam* const query = nullptr;
@@ -168,8 +168,6 @@ TYPED_TEST(CodecTypedTest, HotCallsAreNoexcept) {
       Rows<const Accumulator>{}, bytes, 0, Rows<Accumulator>{}, bytes)));
   static_assert(
       noexcept(std::declval<const Codec&>().finish_tiles(numbers, Accumulator(1), numbers, bytes)));
-  static_assert(noexcept(std::declval<const Codec&>().largest_logit(numbers, 1)));
-  static_assert(noexcept(std::declval<const Codec&>().exponentiate(numbers, 1, Accumulator(0))));
 }
 
 // ---- memory_bytes ----

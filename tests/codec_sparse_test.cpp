@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 #include "test_util.hpp"
 
 namespace {

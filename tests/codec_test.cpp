@@ -1,4 +1,4 @@
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -107,12 +108,12 @@ std::pair<std::size_t, std::size_t> coordinates_of(const PolarShape& shape, int 
   return {0, static_cast<std::size_t>(shape.join_left(position) + shape.join_right(position))};
 }
 
-void expect_indices_of_definition(const PolarFormat& format, RotationKind kind,
-                                  const polarquant::CodebookSet& codebooks) {
+void expect_indices_of_definition(const PolarFormat& format, RotationKind kind) {
   const PolarShape shape = format.shape();
+  const polarquant::CodebookSet codebooks = format.codebooks_or_offline();
   const std::size_t d = static_cast<std::size_t>(format.head_dim);
   const auto rotation = make_rotation(kind, format.head_dim, 5);
-  const PolarCodec<float> codec(format, rotation, codebooks);
+  const PolarCodec<float> codec(format, rotation);
   const CodeLayout layout(format);
   const std::size_t n = 4000 / d + 1;
   const std::vector<float> rows = gaussian_vector<float>(n * d, 17);
@@ -149,8 +150,7 @@ TEST(CodecTest, IndicesAreThoseOfPolarTransformAndNearestCentroid) {
   Random random(23);
   for (int trial = 0; trial < 40; ++trial) {
     const PolarFormat format = random_format(random);
-    expect_indices_of_definition(format, random_rotation(random, format.head_dim),
-                                 polarquant::offline_codebooks(format));
+    expect_indices_of_definition(format, random_rotation(random, format.head_dim));
   }
 }
 
@@ -161,9 +161,9 @@ TEST(CodecTest, IndicesOfOnlineCodebooksAreThoseOfTheNearestCentroid) {
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
     const std::vector<float> rows = gaussian_vector<float>(300 * d, random.next());
     const auto rotation = make_rotation(RotationKind::kHaar, format.head_dim, 5);
-    expect_indices_of_definition(
-        format, RotationKind::kHaar,
+    format.codebooks = std::make_shared<const polarquant::CodebookSet>(
         polarquant::online_codebooks<float>(format, *rotation, {rows.data(), 300, d}));
+    expect_indices_of_definition(format, RotationKind::kHaar);
   }
 }
 
@@ -182,7 +182,7 @@ TYPED_TEST(CodecTypedTest, DotIsTheInnerProductWithTheDecodedVector) {
     const PolarFormat format = trial < 3 ? PolarFormat::uncompressed(48 << trial)
                                          : random_format(random, kSanitized ? 256 : 1024);
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<TypeParam> codec(
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(
         format, make_rotation(random_rotation(random, format.head_dim), format.head_dim, 3));
     const std::vector<TypeParam> query = gaussian_vector<TypeParam>(d, random.next());
     const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(10 * d, random.next());
@@ -209,7 +209,7 @@ TYPED_TEST(CodecTypedTest, AQueryPreparedWithAScaleScalesItsInnerProducts) {
   for (const PolarFormat& format :
        {PolarFormat::paper(64), PolarFormat::full_depth(80, 3.25), PolarFormat::uncompressed(64)}) {
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<TypeParam> codec(format, make_rotation(RotationKind::kHaar, format.head_dim));
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(format, make_rotation(RotationKind::kHaar, format.head_dim));
     const std::vector<TypeParam> query = gaussian_vector<TypeParam>(d, 1);
     const std::vector<std::byte> codes = encode_rows(codec, gaussian_vector<TypeParam>(d, 2));
     GuardedBytes prepared(codec.prepared_size() * sizeof(Accumulator));
@@ -230,7 +230,7 @@ TYPED_TEST(CodecTypedTest, AccumulateAndFinishAreTheWeightedSumOfTheDecodedVecto
     const PolarFormat format = trial < 3 ? PolarFormat::uncompressed(48 << trial)
                                          : random_format(random, kSanitized ? 256 : 1024);
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<TypeParam> codec(
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(
         format, make_rotation(random_rotation(random, format.head_dim), format.head_dim, 3));
     const std::size_t n = 12;
     const std::vector<std::byte> codes =

@@ -53,8 +53,9 @@ TEST(KernelsDispatchTest, AMissingIsaIsAnErrorOfTheCodec) {
 
 TEST(KernelsDispatchTest, AnUnknownIsaIsAnErrorOfTheCache) {
   const ScopedIsa scoped("mmx");
-  const std::string message =
-      message_of<std::runtime_error>([] { KVCache<float> cache{KVCacheConfig{}}; });
+  const std::string message = message_of<std::invalid_argument>([] {
+    KVCache<float>(tile_config(PolarFormat::paper(64), PolarFormat::paper(64)));
+  });
   EXPECT_NE(message.find("POLARQUANT_ISA is mmx, must be scalar, avx2, avx512 or neon"),
             std::string::npos)
       << message;
@@ -64,7 +65,7 @@ TEST(KernelsDispatchTest, AnUnknownIsaIsAnErrorOfTheCache) {
 
 using TileKernelsDispatchTest = polarquant_test::TileKernelsFixture;
 
-std::string kernel_name_of(const char* isa, const PolarFormat& format, Arithmetic arithmetic) {
+std::string kernel_name_of(Isa isa, const PolarFormat& format, Arithmetic arithmetic) {
   return cache_with<float>(isa, tile_config(format, format, arithmetic)).kernel_name();
 }
 
@@ -81,14 +82,14 @@ std::vector<PolarFormat> other_formats() {
 
 TEST_F(TileKernelsDispatchTest, RunWhereTheFormatAllowsThem) {
   for (const PolarFormat& format : tile_formats()) {
-    EXPECT_EQ(kernel_name_of("avx512", format, Arithmetic::kExact), "avx512 tiles")
+    EXPECT_EQ(kernel_name_of(Isa::kAvx512, format, Arithmetic::kExact), "avx512 tiles")
         << name_of(format);
-    EXPECT_EQ(kernel_name_of("avx512", format, Arithmetic::kFixedPoint), "avx512 tiles, 16-bit")
+    EXPECT_EQ(kernel_name_of(Isa::kAvx512, format, Arithmetic::kFixedPoint), "avx512 tiles, 16-bit")
         << name_of(format);
   }
   for (const PolarFormat& format : other_formats()) {
-    EXPECT_EQ(kernel_name_of("avx512", format, Arithmetic::kExact), "avx512") << name_of(format);
-    EXPECT_EQ(kernel_name_of("avx512", format, Arithmetic::kFixedPoint), "avx512")
+    EXPECT_EQ(kernel_name_of(Isa::kAvx512, format, Arithmetic::kExact), "avx512 loops") << name_of(format);
+    EXPECT_EQ(kernel_name_of(Isa::kAvx512, format, Arithmetic::kFixedPoint), "avx512 loops")
         << name_of(format);
   }
 }
@@ -106,11 +107,11 @@ TEST(KernelsDispatchTest, OtherInstructionSetsHaveKernelsOnTilesIn16BitsAlone) {
   for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kNeon}) {
     if (!isa_is_available(isa)) continue;
     const std::string name = isa_name(isa);
-    EXPECT_EQ(kernel_name_of(name.c_str(), PolarFormat::paper(64), Arithmetic::kExact), name);
-    EXPECT_EQ(kernel_name_of(name.c_str(), PolarFormat::paper(64), Arithmetic::kFixedPoint),
-              isa == Isa::kScalar ? name : name + " tiles, 16-bit");
+    EXPECT_EQ(kernel_name_of(isa, PolarFormat::paper(64), Arithmetic::kExact), name + " loops");
+    EXPECT_EQ(kernel_name_of(isa, PolarFormat::paper(64), Arithmetic::kFixedPoint),
+              name + (isa == Isa::kScalar ? " loops" : " tiles, 16-bit"));
     for (const PolarFormat& format : other_formats()) {
-      EXPECT_EQ(kernel_name_of(name.c_str(), format, Arithmetic::kFixedPoint), name)
+      EXPECT_EQ(kernel_name_of(isa, format, Arithmetic::kFixedPoint), name + " loops")
           << name_of(format);
     }
   }
@@ -158,8 +159,8 @@ TEST(KernelsDispatchTest, FixedPointOnOtherFormatsIsExactBitForBit) {
 TEST_F(TileKernelsDispatchTest, HalvesHaveTheKernelsOfFloats) {
   const KVCacheConfig config =
       tile_config(PolarFormat::paper(64), PolarFormat::paper(64), Arithmetic::kFixedPoint);
-  EXPECT_STREQ(cache_with<Eigen::half>("avx512", config).kernel_name(), "avx512 tiles, 16-bit");
-  EXPECT_STREQ(cache_with<Eigen::bfloat16>("avx512", config).kernel_name(), "avx512 tiles, 16-bit");
+  EXPECT_STREQ(cache_with<Eigen::half>(Isa::kAvx512, config).kernel_name(), "avx512 tiles, 16-bit");
+  EXPECT_STREQ(cache_with<Eigen::bfloat16>(Isa::kAvx512, config).kernel_name(), "avx512 tiles, 16-bit");
 }
 
 TEST_F(TileKernelsDispatchTest, CodesRowsAndDotsDoNotDependOnTheArithmetic) {

@@ -17,11 +17,15 @@ using polarquant::float_type_name;
 using polarquant::FloatType;
 using polarquant::Random;
 using polarquant::detail::bfloat16_to_float;
+using polarquant::detail::double_to_float_bits;
 using polarquant::detail::float16_to_float;
 using polarquant::detail::float_bits;
 using polarquant::detail::float_from_bits;
 using polarquant::detail::float_to_bfloat16;
 using polarquant::detail::float_to_float16;
+using polarquant::detail::is_finite;
+using polarquant::detail::is_nan;
+using polarquant::detail::is_negative_infinity;
 
 // A 16-bit binary format of IEEE 754's kind.
 struct Kind {
@@ -203,6 +207,48 @@ TEST(FloatTypes, bfloat16_costs_the_exact_relative_mse) {
   }
   const double exact = 0x1.0p-14 / 12.0 * 3.0 / (8.0 * std::log(2.0));
   EXPECT_NEAR(total / kCount, exact, 0.01 * exact);
+}
+
+template <typename T>
+void expect_kinds_of_numbers() {
+  using Limits = std::numeric_limits<T>;
+  for (const T number : {T(0), -T(0), T(-1.5), Limits::max(), Limits::lowest(), Limits::min(),
+                         Limits::denorm_min()}) {
+    EXPECT_TRUE(is_finite(number)) << number;
+    EXPECT_FALSE(is_nan(number)) << number;
+    EXPECT_FALSE(is_negative_infinity(number)) << number;
+  }
+  EXPECT_FALSE(is_finite(Limits::infinity()));
+  EXPECT_FALSE(is_nan(Limits::infinity()));
+  EXPECT_FALSE(is_negative_infinity(Limits::infinity()));
+  EXPECT_FALSE(is_finite(-Limits::infinity()));
+  EXPECT_FALSE(is_nan(-Limits::infinity()));
+  EXPECT_TRUE(is_negative_infinity(-Limits::infinity()));
+  for (const T number : {Limits::quiet_NaN(), -Limits::quiet_NaN(), Limits::signaling_NaN()}) {
+    EXPECT_FALSE(is_finite(number));
+    EXPECT_TRUE(is_nan(number));
+    EXPECT_FALSE(is_negative_infinity(number));
+  }
+}
+
+TEST(FloatTypes, nan_and_infinities_are_told_by_their_bits) {
+  expect_kinds_of_numbers<float>();
+  expect_kinds_of_numbers<double>();
+}
+
+TEST(FloatTypes, any_double_becomes_the_float_that_a_cast_makes) {
+  Random random(5);
+  for (int i = 0; i < 200000; ++i) {
+    // From below half the smallest subnormal to beyond the largest.
+    const int exponent = static_cast<int>(random.uniform() * 290.0) - 155;
+    const double x = (random.uniform() - 0.5) * std::ldexp(1.0, exponent);
+    ASSERT_EQ(double_to_float_bits(x), float_bits(static_cast<float>(x))) << x;
+  }
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const double x : {0.0, -0.0, 0x1p-149, 0x1p-150, -0x1.8p-149, 0x1.fffffffp-127, 0x1p-126,
+                         -0x1.ffffffp127, infinity, -infinity}) {
+    EXPECT_EQ(double_to_float_bits(x), float_bits(static_cast<float>(x))) << x;
+  }
 }
 
 }  // namespace

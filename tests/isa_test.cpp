@@ -75,6 +75,23 @@ TEST(IsaTest, AMissingIsaIsAnErrorThatNamesIt) {
   EXPECT_TRUE(any_is_missing);  // None has AVX2 and NEON at once.
 }
 
+TEST(IsaTest, WhatIsAskedForWinsOverTheVariable) {
+  const ScopedIsa isa("avx51");
+  EXPECT_EQ(choose_isa(Isa::kScalar), Isa::kScalar);
+}
+
+TEST(IsaTest, AskingForAMissingIsaIsAnErrorThatNamesIt) {
+  for (const Isa wanted : kAllIsas) {
+    if (isa_is_available(wanted)) {
+      EXPECT_EQ(choose_isa(wanted), wanted);
+      continue;
+    }
+    EXPECT_EQ(message_of<std::invalid_argument>([wanted] { choose_isa(wanted); }),
+              "polarquant: isa is " + std::string(isa_name(wanted)) +
+                  ", which this machine or build does not have");
+  }
+}
+
 TEST(IsaTest, AnUnknownNameIsAnErrorThatListsTheNames) {
   for (const char* const name : {"sse", "AVX2", "avx51", "avx5122", " scalar"}) {
     const ScopedIsa isa(name);

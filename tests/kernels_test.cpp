@@ -22,12 +22,13 @@ using polarquant::isa_is_available;
 using polarquant::isa_name;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
-using polarquant::offline_codebooks;
 using polarquant::PolarCodec;
 using polarquant::PolarFormat;
 using polarquant::Random;
 using polarquant::RotationKind;
 using polarquant::RowMatrix;
+using polarquant::detail::choose_vector_kernels;
+using polarquant::detail::VectorKernels;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::decode_rows;
 using polarquant_test::encode_rows;
@@ -44,15 +45,14 @@ using polarquant_test::ScopedIsa;
 constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
                                        RotationKind::kHaar};
 
-template <typename T>
-PolarCodec<T> codec_of(Isa isa, const PolarFormat& format, RotationKind kind) {
-  const ScopedIsa scoped(isa_name(isa));
-  return PolarCodec<T>(format, make_rotation(kind, format.head_dim, 3));
+template <typename A>
+PolarCodec<A> codec_of(Isa isa, const PolarFormat& format, RotationKind kind) {
+  return {format, make_rotation(kind, format.head_dim, 3), Arithmetic::kFixedPoint, isa};
 }
 
 template <typename T>
-KVCache<T> cache_of(Isa isa, const KVCacheConfig& config) {
-  const ScopedIsa scoped(isa_name(isa));
+KVCache<T> cache_of(Isa isa, KVCacheConfig config) {
+  config.isa = isa;
   return KVCache<T>(config);
 }
 
@@ -86,14 +86,6 @@ RotationKind rotation_for(const PolarFormat& format, std::size_t index) {
   return kind == RotationKind::kHaar && format.head_dim > 256 ? RotationKind::kHadamard : kind;
 }
 
-// The kernels of a format that has none of its own, on the instruction set that is forced.
-template <typename T>
-polarquant::detail::Kernels<T> kernels_of() {
-  const PolarFormat format = PolarFormat::uncompressed(16);
-  return polarquant::detail::choose_kernels<T>(
-      polarquant::detail::CodecTables(format, offline_codebooks(format)), Arithmetic::kExact);
-}
-
 class KernelsTest : public testing::TestWithParam<Isa> {
  protected:
   void SetUp() override {
@@ -108,8 +100,8 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const RotationKind kind = rotation_for(format, i);
-      const PolarCodec<T> scalar = codec_of<T>(Isa::kScalar, format, kind);
-      const PolarCodec<T> fast = codec_of<T>(GetParam(), format, kind);
+      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, kind);
+      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, kind);
       const std::vector<T> rows =
           gaussian_vector<T>(67 * static_cast<std::size_t>(format.head_dim), 1000 + i);
       const std::vector<std::byte> codes = encode_rows(scalar, rows);
@@ -125,8 +117,8 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const std::size_t d = static_cast<std::size_t>(format.head_dim);
-      const PolarCodec<T> scalar = codec_of<T>(Isa::kScalar, format, rotation_for(format, i));
-      const PolarCodec<T> fast = codec_of<T>(GetParam(), format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
       const std::vector<std::byte> codes =
           encode_rows(scalar, gaussian_vector<T>(33 * d, 2000 + i));
       const std::vector<Accumulator> expected = decode_rows(scalar, codes);
@@ -146,8 +138,8 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const std::size_t d = static_cast<std::size_t>(format.head_dim);
-      const PolarCodec<T> scalar = codec_of<T>(Isa::kScalar, format, rotation_for(format, i));
-      const PolarCodec<T> fast = codec_of<T>(GetParam(), format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
       const std::vector<T> rows = gaussian_vector<T>(9 * d, 3000 + i);
       const std::vector<T> query = gaussian_vector<T>(d, 4000 + i);
       const std::vector<std::byte> codes = encode_rows(scalar, rows);
@@ -184,15 +176,15 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     polarquant_test::encode_all(config);
     KVCache<T> scalar = cache_of<T>(Isa::kScalar, config);
     KVCache<T> fast = cache_of<T>(GetParam(), config);
-    const RowMatrix<T> keys = gaussian_matrix<T>(num_tokens, 2 * key_format.head_dim(), 1);
-    const RowMatrix<T> values = gaussian_matrix<T>(num_tokens, 2 * value_format.head_dim(), 2);
+    const RowMatrix<T> keys = gaussian_matrix<T>(num_tokens, 2 * key_format.head_dim, 1);
+    const RowMatrix<T> values = gaussian_matrix<T>(num_tokens, 2 * value_format.head_dim, 2);
     const RowMatrix<T> queries =
-        gaussian_matrix<T>(num_queries, config.num_query_heads * key_format.head_dim(), 3);
+        gaussian_matrix<T>(num_queries, config.num_query_heads * key_format.head_dim, 3);
     scalar.append(keys, values);
     fast.append(keys, values);
     const RowMatrix<Accumulator> scores = scalar.attention_scores(queries);
     const RowMatrix<Accumulator> output = scalar.attend(queries);
-    const double head_dim = key_format.head_dim();
+    const double head_dim = key_format.head_dim;
     // |q||k| is about head_dim; a value's coordinate at most some 5, and the softmax turns an
     // error of a logit into a relative one of a weight.
     EXPECT_LE((fast.attention_scores(queries) - scores).cwiseAbs().maxCoeff(),
@@ -234,8 +226,7 @@ class KernelsTest : public testing::TestWithParam<Isa> {
   // Weights exp(v - largest) and their sum, for every length of a tail.
   template <typename T>
   void expect_equal_softmax() const {
-    const ScopedIsa scoped(isa_name(GetParam()));
-    const polarquant::detail::Kernels<T> kernels = kernels_of<T>();
+    const VectorKernels<T> kernels = choose_vector_kernels<T>(GetParam());
     for (std::size_t count = 1; count <= 50; ++count) {
       std::vector<T> values = gaussian_vector<T>(count + 1, count, 10.0);
       const T guard = values[count];
@@ -266,22 +257,29 @@ INSTANTIATE_TEST_SUITE_P(Isas, KernelsTest,
 TEST_P(KernelsTest, KernelNameTellsTheIsaThatWasForced) {
   const PolarFormat paper = PolarFormat::paper(64);
   const std::string name = isa_name(GetParam());
-  EXPECT_EQ(codec_of<double>(GetParam(), paper, RotationKind::kNone).kernel_name(), name);
-  EXPECT_EQ(cache_of<float>(GetParam(), KVCacheConfig{}).kernel_name(), name);
+  EXPECT_EQ(codec_of<double>(GetParam(), paper, RotationKind::kNone).kernel_name(),
+            name + " loops");
+  KVCacheConfig config;
+  config.key_format = config.value_format = PolarFormat::uncompressed(64);
+  EXPECT_EQ(cache_of<float>(GetParam(), config).kernel_name(), name + " loops");
   const std::string of_floats =
       codec_of<float>(GetParam(), paper, RotationKind::kNone).kernel_name();
   // AVX-512 falls back to its loops where it has no VBMI2 or VNNI.
   const bool has_tiles = GetParam() != Isa::kScalar &&
                          (GetParam() != Isa::kAvx512 || polarquant_test::has_tile_kernels());
-  EXPECT_EQ(of_floats, has_tiles ? name + " tiles, 16-bit" : name);
+  EXPECT_EQ(of_floats, name + (has_tiles ? " tiles, 16-bit" : " loops"));
 }
 
 // The choice is made once: what the variable says later is not asked.
 TEST_P(KernelsTest, TheChoiceIsMadeAtConstruction) {
-  const PolarCodec<double> codec =
-      codec_of<double>(GetParam(), PolarFormat::paper(64), RotationKind::kNone);
-  const ScopedIsa scoped("scalar");
-  EXPECT_STREQ(codec.kernel_name(), isa_name(GetParam()));
+  const auto codec_of_variable = [] {
+    return PolarCodec<double>(PolarFormat::paper(64), make_rotation(RotationKind::kNone, 64));
+  };
+  const ScopedIsa first(isa_name(GetParam()));
+  const PolarCodec<double> codec = codec_of_variable();
+  const ScopedIsa later("scalar");
+  EXPECT_EQ(codec.isa(), GetParam());
+  EXPECT_EQ(codec.kernel_name(), std::string(isa_name(GetParam())) + " loops");
 }
 
 TEST_P(KernelsTest, CodesOfFloatsAreTheSameBytes) { expect_equal_codes<float>(); }
@@ -305,8 +303,7 @@ TEST_P(KernelsTest, SoftmaxWeightsOfDoublesAreExponentials) { expect_equal_softm
 
 // The documented accuracy: 2 ULP from -87 to 0, and 0 below.
 TEST_P(KernelsTest, FloatExponentialIsWithinTwoUlp) {
-  const ScopedIsa scoped(isa_name(GetParam()));
-  const polarquant::detail::Kernels<float> kernels = kernels_of<float>();
+  const VectorKernels<float> kernels = choose_vector_kernels<float>(GetParam());
   std::vector<float> given;
   for (float x = 0.0f; x > -86.99f; x -= 0.000913f) given.push_back(x);
   std::vector<float> values = given;
@@ -320,8 +317,7 @@ TEST_P(KernelsTest, FloatExponentialIsWithinTwoUlp) {
 }
 
 TEST_P(KernelsTest, FloatExponentialOfVeryNegativeLogitsIsZero) {
-  const ScopedIsa scoped(isa_name(GetParam()));
-  const polarquant::detail::Kernels<float> kernels = kernels_of<float>();
+  const VectorKernels<float> kernels = choose_vector_kernels<float>(GetParam());
   std::vector<float> values = {-87.5f, -100.0f, -1e6f, -1e38f};
   EXPECT_EQ(kernels.exponentiate(values.data(), values.size(), 0.0f), 0.0f);
   EXPECT_EQ(values, std::vector<float>(4, 0.0f));
@@ -330,8 +326,7 @@ TEST_P(KernelsTest, FloatExponentialOfVeryNegativeLogitsIsZero) {
 // However large the logits are, the largest has the weight 1. A scale fused with the difference
 // would leave the rounding of `largest` over.
 TEST_P(KernelsTest, TheLargestOfHugeLogitsHasTheWeightOne) {
-  const ScopedIsa scoped(isa_name(GetParam()));
-  const polarquant::detail::Kernels<float> kernels = kernels_of<float>();
+  const VectorKernels<float> kernels = choose_vector_kernels<float>(GetParam());
   for (const float logit : {1e4f, 1e7f, 1e12f, 1e20f, 1e30f}) {
     std::vector<float> values(20, 0.5f * logit);
     values[7] = values[19] = logit;

@@ -52,10 +52,11 @@ bool equal(const CodebookSet& x, const CodebookSet& y) {
   return same(x.levels, y.levels) && same(x.joins, y.joins);
 }
 
-double relative_mse(const PolarFormat& format, const std::shared_ptr<const Rotation>& rotation,
+double relative_mse(PolarFormat format, const std::shared_ptr<const Rotation>& rotation,
                     const CodebookSet& codebooks, const std::vector<float>& rows) {
+  format.codebooks = std::make_shared<const CodebookSet>(codebooks);
   Quality quality;
-  quality.add(PolarCodec<float>(format, rotation, codebooks), rows);
+  quality.add(PolarCodec<float>(format, rotation), rows);
   return quality.relative_mse.mean();
 }
 

@@ -277,7 +277,7 @@ TEST(GoldenBytes, hold_the_indices_of_the_polar_transform) {
   const PolarCodec<double> codec(format, make_rotation(RotationKind::kNone, 80, 0));
   std::vector<std::byte> code(codec.bytes_per_vector());
   polarquant::AlignedBuffer scratch(codec.scratch_bytes());
-  codec.encode({x.data(), 1, 80}, {code.data(), 1, code.size()}, scratch.data());
+  EXPECT_EQ(codec.encode({x.data(), 1, 80}, {code.data(), 1, code.size()}, scratch.data()).num_encoded, 1u);
   const auto bit = [&code](std::size_t k) {
     return (static_cast<unsigned>(code[k / 8]) >> (k % 8)) & 1u;
   };

@@ -31,7 +31,6 @@ using polarquant_test::kSanitized;
 using polarquant_test::make_rotation;
 using polarquant_test::name_of;
 using polarquant_test::norm_of;
-using polarquant_test::ScopedIsa;
 using polarquant_test::tile_config;
 using polarquant_test::tile_formats;
 
@@ -57,14 +56,13 @@ std::vector<Kind> kinds() {
 }
 
 PolarCodec<float> codec_of(Kind kind, const PolarFormat& format) {
-  const ScopedIsa scoped(isa_name(kind.isa));
-  return PolarCodec<float>(format, make_rotation(RotationKind::kHadamard, format.head_dim),
-                           kind.arithmetic);
+  return {format, make_rotation(RotationKind::kHadamard, format.head_dim), kind.arithmetic,
+          kind.isa};
 }
 
 KVCache<float> cache_of(Kind kind, KVCacheConfig config) {
   config.arithmetic = kind.arithmetic;
-  return polarquant_test::cache_with<float>(isa_name(kind.isa), config);
+  return polarquant_test::cache_with<float>(kind.isa, config);
 }
 
 // Vectors in whole tiles, exactly as long as they are, with queries and weights.
@@ -100,8 +98,8 @@ class Tiles {
     std::vector<std::byte> codes(num_tiles_ * codec.tile_bytes());
     GuardedBytes scratch(codec.scratch_bytes());
     for (std::size_t tile = 0; tile < num_tiles_; ++tile) {
-      codec.encode_tile({vectors_.data() + tile * kTile * d_, kTile, d_}, 0,
-                        codes.data() + tile * codec.tile_bytes(), scratch.data());
+      EXPECT_EQ(codec.encode_tile({vectors_.data() + tile * kTile * d_, kTile, d_}, 0,
+                        codes.data() + tile * codec.tile_bytes(), scratch.data()).num_encoded, kTile);
     }
     return codes;
   }
@@ -150,7 +148,7 @@ class Tiles {
   }
 
  private:
-  static constexpr std::size_t kTile = PolarCodec<float>::tile_tokens();
+  static constexpr std::size_t kTile = polarquant::kTileTokens;
 
   std::size_t num_tiles_;
   std::size_t num_rows_;

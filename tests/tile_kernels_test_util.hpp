@@ -17,7 +17,7 @@ namespace polarquant_test {
 inline bool has_tile_kernels() {
 #if POLARQUANT_X86
   return polarquant::isa_is_available(polarquant::Isa::kAvx512) &&
-         polarquant::detail::avx512::has_tile_kernels();
+         polarquant::detail::has_avx512_tiles();
 #else
   return false;
 #endif
@@ -75,8 +75,8 @@ inline polarquant::KVCacheConfig tile_config(
 }
 
 template <typename T>
-polarquant::KVCache<T> cache_with(const char* isa, const polarquant::KVCacheConfig& config) {
-  const ScopedIsa scoped(isa);
+polarquant::KVCache<T> cache_with(polarquant::Isa isa, polarquant::KVCacheConfig config) {
+  config.isa = isa;
   return polarquant::KVCache<T>(config);
 }
 
@@ -84,8 +84,8 @@ polarquant::KVCache<T> cache_with(const char* isa, const polarquant::KVCacheConf
 struct CachePair {
   CachePair(const polarquant::KVCacheConfig& config, const polarquant::RowMatrix<float>& keys,
             const polarquant::RowMatrix<float>& values)
-      : exact(cache_with<float>("avx512", with(config, polarquant::Arithmetic::kExact))),
-        fixed(cache_with<float>("avx512", with(config, polarquant::Arithmetic::kFixedPoint))) {
+      : exact(cache_with<float>(polarquant::Isa::kAvx512, with(config, polarquant::Arithmetic::kExact))),
+        fixed(cache_with<float>(polarquant::Isa::kAvx512, with(config, polarquant::Arithmetic::kFixedPoint))) {
     exact.append(keys, values);
     fixed.append(keys, values);
   }

@@ -20,7 +20,7 @@ void print_table(const Evaluation& evaluation) {
   std::vector<std::vector<std::string>> cells = {
       {"format", "bits per\ncoordinate", "bytes\nheld", "com-\npression", "MSE of\nkeys",
        "\nexpected", "MSE of\nvalues", "\nexpected", "score\nerror", "output\nerror",
-       "same\nstrongest", "ns per\ntoken", "same,\n16-bit", "fp16\nbeside"}};
+       "same\nstrongest", "ns per\ntoken", "fp16\nbeside", "same,\nkExact"}};
   const double float16_bytes = static_cast<double>(evaluation.rows.front().mean.memory_bytes);
   for (const Row& row : evaluation.rows) {
     const double bytes = static_cast<double>(row.mean.memory_bytes);
@@ -30,8 +30,9 @@ void print_table(const Evaluation& evaluation) {
          formatted("%.3g", row.expected_key_mse), formatted("%.3g", row.mean.value_mse),
          formatted("%.3g", row.expected_value_mse), formatted("%.4f", row.mean.score_error),
          formatted("%.2f%%", 100.0 * row.mean.output_error),
-         formatted("%.1f%%", 100.0 * row.mean.same_strongest), formatted("%.1f", row.time.exact),
-         formatted("%.1f", row.time.fixed_point), formatted("%.1f", row.time.float16)});
+         formatted("%.1f%%", 100.0 * row.mean.same_strongest),
+         formatted("%.1f", row.time.fixed_point), formatted("%.1f", row.time.float16),
+         formatted("%.1f", row.time.exact)});
   }
   print_columns(cells);
 }
@@ -79,14 +80,15 @@ void print_columns_meaning(const Sample& sample, const Evaluation& evaluation,
       "                     (layer %s, repeated), kernels: %s; -: this baseline is written for "
       "its\n"
       "                     errors, its time would say nothing\n"
-      "same, 16-bit         the same with Arithmetic::kFixedPoint, kernels: %s\n"
       "fp16 beside          the same for an fp16 attention written by hand for this instruction "
       "set, in\n"
       "                     turns with the row's (not PolarFormat::uncompressed, which is plain "
-      "loops)\n",
+      "loops)\n"
+      "same, kExact         ns per token with Arithmetic::kExact instead of the default; kernels: "
+      "%s\n",
       polarquant::detail::kPageTokens, sample.shape.num_query_heads / sample.shape.num_kv_heads,
       options.num_timing_tokens, sample.layers[sample.layers.size() / 2].name.c_str(),
-      evaluation.exact_kernel.c_str(), evaluation.fixed_point_kernel.c_str());
+      evaluation.fixed_point_kernel.c_str(), evaluation.exact_kernel.c_str());
 }
 
 const Row* find_row(const Evaluation& evaluation, const std::string& name) {
@@ -153,9 +155,9 @@ void print_reading(const Sample& sample, const Evaluation& evaluation) {
   }
   if (exact.most > 0.0) {
     std::printf(
-        "- Attention on the codes takes %.2f to %.2f times as long as on fp16, in 16 bits %.2f to\n"
-        "  %.2f times.\n",
-        exact.least, exact.most, fixed_point.least, fixed_point.most);
+        "- Attention on the codes takes %.2f to %.2f times as long as on fp16 (%.2f to %.2f with\n"
+        "  Arithmetic::kExact).\n",
+        fixed_point.least, fixed_point.most, exact.least, exact.most);
   }
 }
 
@@ -173,7 +175,7 @@ void write_table(const std::string& path, const Evaluation& evaluation) {
   std::vector<std::vector<std::string>> cells = {
       {"format", "bits_per_coordinate", "memory_bytes", "key_mse", "expected_key_mse", "value_mse",
        "expected_value_mse", "score_error", "output_error", "same_strongest", "ns_per_token",
-       "fixed_point_ns_per_token", "float16_ns_per_token", "is_full_depth"}};
+       "float16_ns_per_token", "exact_ns_per_token", "is_full_depth"}};
   for (const Row& row : evaluation.rows) {
     cells.push_back(
         {row.name, formatted("%.9g", row.bits_per_coordinate),
@@ -181,8 +183,8 @@ void write_table(const std::string& path, const Evaluation& evaluation) {
          formatted("%.9g", row.expected_key_mse, ""), formatted("%.9g", row.mean.value_mse),
          formatted("%.9g", row.expected_value_mse, ""), formatted("%.9g", row.mean.score_error),
          formatted("%.9g", row.mean.output_error), formatted("%.9g", row.mean.same_strongest),
-         formatted("%.9g", row.time.exact, ""), formatted("%.9g", row.time.fixed_point, ""),
-         formatted("%.9g", row.time.float16, ""), row.is_full_depth ? "1" : "0"});
+         formatted("%.9g", row.time.fixed_point, ""), formatted("%.9g", row.time.float16, ""),
+         formatted("%.9g", row.time.exact, ""), row.is_full_depth ? "1" : "0"});
   }
   write_csv(path, cells);
 }

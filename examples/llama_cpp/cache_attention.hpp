@@ -5,32 +5,24 @@
 #include <atomic>
 #include <cstddef>
 #include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
 #include "ggml.h"
 #include "polarquant/polarquant.hpp"
 
-// Working memory of each thread, which all layers use in turn; aligned as the calls on Rows want
-// it.
+// Working memory of each thread, which all layers use in turn.
 class ThreadScratch {
  public:
   ThreadScratch(int num_threads, std::size_t num_bytes) {
-    for (int i = 0; i < num_threads; ++i) {
-      pieces_.emplace_back(static_cast<std::byte*>(::operator new(num_bytes, kAlignment)));
-    }
+    for (int i = 0; i < num_threads; ++i) pieces_.emplace_back(num_bytes);
   }
 
   int num_threads() const { return static_cast<int>(pieces_.size()); }
-  std::byte* of(int thread) const { return pieces_[static_cast<std::size_t>(thread)].get(); }
+  std::byte* of(int thread) { return pieces_[static_cast<std::size_t>(thread)].data(); }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
-  struct Delete {
-    void operator()(std::byte* memory) const { ::operator delete(memory, kAlignment); }
-  };
-  std::vector<std::unique_ptr<std::byte, Delete>> pieces_;
+  std::vector<polarquant::AlignedBuffer> pieces_;
 };
 
 // One layer's cache, and what its operations in the graph share. The operations run on ggml's own
@@ -40,7 +32,7 @@ class CacheAttention {
   // scratch: of cache.scratch_bytes() at least, which is the same for all caches of a codec.
   CacheAttention(const polarquant::KVCacheConfig& config,
                  std::shared_ptr<const polarquant::KVCodec<float>> codec,
-                 std::shared_ptr<const ThreadScratch> scratch)
+                 std::shared_ptr<ThreadScratch> scratch)
       : cache_(config, std::move(codec)),
         scratch_(std::move(scratch)),
         parts_(static_cast<std::size_t>(scratch_->num_threads()), {1, config}) {}
@@ -103,9 +95,9 @@ class CacheAttention {
       const std::size_t count = std::min(kBlockRows, queries.count - first);
       polarquant::AttentionOptions<float> options;
       options.first_position = static_cast<std::ptrdiff_t>(num_earlier + first);
-      layer.cache_.attend({queries.row(first), count, queries.stride},
+      layer.cache_.attend(queries.block(first, count),
                           {static_cast<float*>(node->data) + first * width, count, width},
-                          layer.scratch_->of(thread), {}, options);
+                          layer.scratch_->of(thread), options);
     }
   }
 
@@ -120,8 +112,9 @@ class CacheAttention {
       return num_tiles * i / static_cast<std::size_t>(num_threads) * polarquant::kTileTokens;
     };
     layer.cache_.attend_partial(rows_of(*node->src[0]), layer.parts_[index].rows(),
-                                layer.scratch_->of(thread),
-                                {begin_of(index), begin_of(index + 1) - begin_of(index)});
+                                layer.scratch_->of(thread), {},
+                                polarquant::Part::tokens(
+                                    begin_of(index), begin_of(index + 1) - begin_of(index)));
   }
 
   static void run_merge(ggml_tensor* node, int thread, int, void* self) {
@@ -137,7 +130,7 @@ class CacheAttention {
 
   polarquant::KVCache<float> cache_;
   polarquant::AppendResult append_result_;
-  std::shared_ptr<const ThreadScratch> scratch_;
+  std::shared_ptr<ThreadScratch> scratch_;
   std::vector<polarquant::PartialAttention<float>> parts_;  // of each thread, for one query
   std::atomic<std::size_t> next_block_{0};
 };

@@ -12,9 +12,7 @@
 inline polarquant::PolarFormat format_of(const std::string& name, int head_dim) {
   if (name == "fp16") return polarquant::PolarFormat::uncompressed(head_dim);
   if (name == "fp32") {
-    polarquant::PolarFormat format = polarquant::PolarFormat::uncompressed(head_dim);
-    format.radius_type = polarquant::FloatType::kFloat32;
-    return format;
+    return polarquant::PolarFormat::uncompressed(head_dim, polarquant::FloatType::kFloat32);
   }
   if (name == "paper") return polarquant::PolarFormat::paper(head_dim);
   std::size_t used = 0;
@@ -39,7 +37,7 @@ inline polarquant::KVCacheConfig config_of(const std::string& keys, const std::s
   config.value_format = format_of(values, head_dim);
   config.exact_type = polarquant::FloatType::kFloat16;
   if (config.key_format.is_uncompressed() && config.value_format.is_uncompressed()) {
-    config.exact_type = config.key_format.radius_type;
+    config.exact_type = config.key_format.model().number_type();
     config.num_sink_tokens = 0;
     config.num_recent_tokens = polarquant::KVCacheConfig::kAllTokens;
     config.centering = polarquant::Centering::kNone;

@@ -28,14 +28,14 @@ class LlamaEngine {
       : weights_(std::move(weights)), num_threads_(num_threads) {
     config.num_kv_heads = weights_.num_kv_heads;
     config.num_query_heads = weights_.num_query_heads;
-    for (const polarquant::PolarFormat* const side : {&config.key_format, &config.value_format}) {
-      if (side->head_dim != weights_.head_dim) {
-        fail("a format is " + std::to_string(side->head_dim) + " wide, the model's heads " +
+    for (const polarquant::CodecFormat* const side : {&config.key_format, &config.value_format}) {
+      if (side->head_dim() != weights_.head_dim) {
+        fail("a format is " + std::to_string(side->head_dim()) + " wide, the model's heads " +
              std::to_string(weights_.head_dim) + ".");
       }
     }
     const auto codec = std::make_shared<const polarquant::KVCodec<float>>(config);
-    const auto scratch = std::make_shared<const ThreadScratch>(
+    const auto scratch = std::make_shared<ThreadScratch>(
         num_threads, polarquant::KVCache<float>(config, codec).scratch_bytes());
     for (int layer = 0; layer < weights_.num_layers; ++layer) {
       layers_.push_back(std::make_unique<CacheAttention>(config, codec, scratch));

@@ -161,7 +161,7 @@ class SideCodec {
   struct Layer {
     std::size_t num_tokens = 0;
     std::vector<float> mean;
-    std::shared_ptr<const polarquant::CodebookSet> codebooks;
+    polarquant::KVCacheConfig config;  // with codebooks of the layer's own, if they are online
     std::shared_ptr<const polarquant::KVCodec<float>> codec;
   };
 
@@ -172,7 +172,7 @@ class SideCodec {
   }
 
   const polarquant::PolarFormat& polar_format() const {
-    return is_value_ ? config_.value_format : config_.key_format;
+    return *(is_value_ ? config_.value_format : config_.key_format).polar();
   }
 
   std::size_t num_centroids() const {
@@ -198,6 +198,7 @@ class SideCodec {
       state.mean = found->second;
     }
     state.codec = polar_;
+    state.config = config_;
     if (!format_.online) return;
     polarquant::RowMatrix<float> prompt = rows.topRows(rows.rows() / 2);
     for (Eigen::Index i = 0; i < prompt.rows() && !state.mean.empty(); ++i) {
@@ -205,25 +206,23 @@ class SideCodec {
     }
     // Heads lie side by side: as rows of a head each.
     const std::size_t width = static_cast<std::size_t>(shape_.head_dim);
-    const polarquant::PolarCodec<float>& side = is_value_ ? polar_->values : polar_->keys;
-    state.codebooks =
+    polarquant::PolarFormat format = polar_format();
+    format.codebooks =
         std::make_shared<const polarquant::CodebookSet>(polarquant::online_codebooks<float>(
-            polar_format(), side.rotation(),
+            format, (is_value_ ? polar_->values() : polar_->keys()).rotation(),
             {prompt.data(), static_cast<std::size_t>(prompt.size()) / width, width}));
-    polarquant::KVCacheConfig config = config_;
-    (is_value_ ? config.value_codebooks : config.key_codebooks) = state.codebooks;
-    state.codec = std::make_shared<const polarquant::KVCodec<float>>(config);
+    (is_value_ ? state.config.value_format : state.config.key_format) = format;
+    state.codec = std::make_shared<const polarquant::KVCodec<float>>(state.config);
   }
 
   void polar_round_trip(const Layer& state, std::size_t num_sinks,
                         polarquant::RowMatrix<float>& rows) const {
-    polarquant::KVCacheConfig config = config_;
+    polarquant::KVCacheConfig config = state.config;
     config.num_sink_tokens = num_sinks;
     if (!state.mean.empty()) {
       config.centering = polarquant::Centering::kGiven;
       (is_value_ ? config.value_mean : config.key_mean) = state.mean;
     }
-    (is_value_ ? config.value_codebooks : config.key_codebooks) = state.codebooks;
     polarquant::KVCache<float> cache(config, state.codec);
     cache.append(rows, rows);
     const Eigen::Index width = shape_.head_dim;

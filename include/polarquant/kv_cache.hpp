@@ -19,6 +19,7 @@
 #include "polarquant/attention/query_group.hpp"
 #include "polarquant/attention/scratch.hpp"
 #include "polarquant/base/aligned_memory.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
@@ -158,8 +159,9 @@ class KVCache {
   // Allocates for num_tokens tokens in all. Throws std::invalid_argument beyond kAllTokens.
   void reserve(std::size_t num_tokens) {
     if (num_tokens > KVCacheConfig::kAllTokens) {
-      detail::throw_invalid_argument({"reserve for ", num_tokens, " tokens", maybe_negative(num_tokens),
-                                      ": at most ", KVCacheConfig::kAllTokens});
+      detail::throw_invalid_argument({"reserve for ", num_tokens, " tokens",
+                                      maybe_negative(num_tokens), ": at most ",
+                                      KVCacheConfig::kAllTokens});
     }
     storage_.reserve(num_tokens);
   }
@@ -213,7 +215,7 @@ class KVCache {
   // Equals attention over decode_keys and decode_values to 1e-5 relative (float, kExact). Throws
   // std::invalid_argument for a wrong width, a NaN or infinity in a query, or wrong options.
   RowMatrix<Accumulator> attend(const RowMatrixRef<T>& queries, const Options& options = {}) const {
-    check(queries, options);
+    check_call(queries, options);
     RowMatrix<Accumulator> output(queries.rows(),
                                   static_cast<Eigen::Index>(config().output_columns()));
     AlignedBuffer scratch(scratch_bytes());
@@ -235,7 +237,7 @@ class KVCache {
   // attend throws; a range that the cache does not fill is cut.
   Partial attend_partial(const RowMatrixRef<T>& queries, const Options& options = {},
                          const Part& part = {}) const {
-    check(queries, options);
+    check_call(queries, options);
     Partial result(queries.rows(), config());
     AlignedBuffer scratch(scratch_bytes());
     attend_partial(detail::rows_of<T>(queries), result.rows(), scratch.data(), options, part);
@@ -279,9 +281,7 @@ class KVCache {
   // decoded, centring vectors added, exact and removed tokens as they are. Throws
   // std::invalid_argument if there is no such head.
   RowMatrix<Accumulator> decode_keys(int kv_head) const { return decode(Side::kKeys, kv_head); }
-  RowMatrix<Accumulator> decode_values(int kv_head) const {
-    return decode(Side::kValues, kv_head);
-  }
+  RowMatrix<Accumulator> decode_values(int kv_head) const { return decode(Side::kValues, kv_head); }
 
   // The same; rows.count = num_tokens().
   void decode_keys(int kv_head, Rows<Accumulator> rows, std::byte* scratch) const noexcept {
@@ -308,8 +308,8 @@ class KVCache {
 
   // Bytes of scratch that any one call on Rows needs.
   std::size_t scratch_bytes() const {
-    return std::max(detail::AttentionScratch<Accumulator>(*codec(), nullptr).num_bytes,
-                    detail::SideScratch<Accumulator>(*codec(), nullptr).num_bytes);
+    return (std::max)(detail::AttentionScratch<Accumulator>(*codec(), nullptr).num_bytes,
+                      detail::SideScratch<Accumulator>(*codec(), nullptr).num_bytes);
   }
 
  private:
@@ -321,9 +321,8 @@ class KVCache {
   // The exact rows' by default: T itself.
   static constexpr FloatType kOwnType = std::numeric_limits<T>::digits == 53   ? FloatType::kFloat64
                                         : std::numeric_limits<T>::digits == 11 ? FloatType::kFloat16
-                                        : std::numeric_limits<T>::digits == 8
-                                            ? FloatType::kBFloat16
-                                            : FloatType::kFloat32;
+                                        : std::numeric_limits<T>::digits == 8 ? FloatType::kBFloat16
+                                                                              : FloatType::kFloat32;
 
   explicit KVCache(Storage storage) : storage_(std::move(storage)) {}
 
@@ -338,16 +337,16 @@ class KVCache {
   }
 
   static const char* maybe_negative(std::size_t number) {
-    return number > std::numeric_limits<std::size_t>::max() / 2 ? " (a negative number?)" : "";
+    return number > (std::numeric_limits<std::size_t>::max)() / 2 ? " (a negative number?)" : "";
   }
 
   void check_columns(const char* what, const RowMatrixRef<T>& matrix,
                      const CodecFormat& format) const {
-    detail::check_columns(what, matrix.rows(), matrix.cols(), "num_kv_heads",
-                          config().num_kv_heads, format);
+    detail::check_columns(what, matrix.rows(), matrix.cols(), "num_kv_heads", config().num_kv_heads,
+                          format);
   }
 
-  void check(const RowMatrixRef<T>& queries, const Options& options) const {
+  void check_call(const RowMatrixRef<T>& queries, const Options& options) const {
     detail::check_queries<T>(queries, config());
     options.validate(static_cast<std::size_t>(queries.rows()),
                      static_cast<std::size_t>(config().num_query_heads), num_tokens());
@@ -359,7 +358,8 @@ class KVCache {
                      const Visit& visit) const noexcept {
     const int num_heads = config().num_kv_heads;
     POLARQUANT_DCHECK(part.first_kv_head >= 0 && part.first_kv_head <= num_heads);
-    const int end = part.first_kv_head + std::min(part.num_kv_heads, num_heads - part.first_kv_head);
+    const int end =
+        part.first_kv_head + (std::min)(part.num_kv_heads, num_heads - part.first_kv_head);
     const std::size_t group_size = static_cast<std::size_t>(config().num_query_heads / num_heads);
     const detail::AttentionScratch<Accumulator> work(*codec(), scratch);
     for (int head = part.first_kv_head; head < end; ++head) {
@@ -378,9 +378,9 @@ class KVCache {
   }
 
   [[noreturn]] POLARQUANT_COLD void throw_append_failure(const AppendResult& result) const {
-    const std::string where = detail::message({result.side == Side::kKeys ? "key" : "value",
-                                               " of token ", num_tokens() + result.token,
-                                               ", KV head ", result.kv_head});
+    const std::string where =
+        detail::message({result.side == Side::kKeys ? "key" : "value", " of token ",
+                         num_tokens() + result.token, ", KV head ", result.kv_head});
     if (result.failure == EncodeFailure::kNotFinite) {
       detail::throw_invalid_argument(
           {"the ", where, " has a NaN or an infinity; nothing was appended"});
@@ -434,5 +434,21 @@ class KVCache {
 
   Storage storage_;
 };
+
+// Of a cache's calls what is worth it.
+#define POLARQUANT_INSTANTIATE_CACHE(T, A)                                              \
+  POLARQUANT_INSTANTIATE(AppendResult detail::KVStorage<A>::append<T>(                  \
+      Rows<const T>, Rows<const T>, std::byte*) noexcept);                              \
+  POLARQUANT_INSTANTIATE(void detail::QueryGroup<A, detail::CacheTokens<A>>::attend<T>( \
+      const detail::GroupQueries<T>&, const AttentionOptions<A>&, TokenRange,           \
+      const detail::AttentionTarget<A>&) noexcept);                                     \
+  POLARQUANT_INSTANTIATE(void detail::QueryGroup<A, detail::CacheTokens<A>>::scores<T>( \
+      const detail::GroupQueries<T>&, TokenRange, Rows<A>, std::size_t) noexcept)
+
+POLARQUANT_INSTANTIATE_CACHE(float, float);
+POLARQUANT_INSTANTIATE_CACHE(double, double);
+POLARQUANT_INSTANTIATE_CACHE(Eigen::half, float);
+POLARQUANT_INSTANTIATE_CACHE(Eigen::bfloat16, float);
+#undef POLARQUANT_INSTANTIATE_CACHE
 
 POLARQUANT_END_NAMESPACE

@@ -7,13 +7,13 @@
 #include <utility>
 #include <vector>
 
-#include "polarquant/attention/options.hpp"
 #include "polarquant/attention/matrix.hpp"
+#include "polarquant/attention/options.hpp"
 #include "polarquant/base/error.hpp"
-#include "polarquant/kv_cache.hpp"
-#include "polarquant/storage/config.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/kv_cache.hpp"
+#include "polarquant/storage/config.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
@@ -44,7 +44,7 @@ template <typename T>
 std::size_t batch_scratch_bytes(const BatchItem<T>* items, std::size_t num_items) {
   std::size_t bytes = 0;
   for (std::size_t i = 0; i < num_items; ++i) {
-    bytes = std::max(bytes, items[i].cache->scratch_bytes());
+    bytes = (std::max)(bytes, items[i].cache->scratch_bytes());
   }
   return bytes;
 }
@@ -61,8 +61,7 @@ RowMatrix<typename KVCache<T>::Accumulator> attend_batch(
   const Eigen::Index num_caches = static_cast<Eigen::Index>(caches.size());
   if (num_caches == 0 ? queries.rows() != 0 : queries.rows() % num_caches != 0) {
     detail::throw_invalid_argument({"a batch of ", queries.rows(),
-                                    " queries, must be a multiple of its ", num_caches,
-                                    " caches"});
+                                    " queries, must be a multiple of its ", num_caches, " caches"});
   }
   if (num_caches == 0) return {};
   for (std::size_t i = 0; i < caches.size(); ++i) {
@@ -76,13 +75,13 @@ RowMatrix<typename KVCache<T>::Accumulator> attend_batch(
       const std::size_t expected = (caches[0]->config().*columns)();
       const std::size_t found = (caches[i]->config().*columns)();
       if (found == expected) continue;
-      detail::throw_invalid_argument({"cache ", i, " of the batch has ", what, " = ", found,
-                                      ", the first has ", expected});
+      detail::throw_invalid_argument(
+          {"cache ", i, " of the batch has ", what, " = ", found, ", the first has ", expected});
     }
   }
   const Eigen::Index count = queries.rows() / num_caches;
-  RowMatrix<Accumulator> output(
-      queries.rows(), static_cast<Eigen::Index>(caches[0]->config().output_columns()));
+  RowMatrix<Accumulator> output(queries.rows(),
+                                static_cast<Eigen::Index>(caches[0]->config().output_columns()));
   for (Eigen::Index i = 0; i < num_caches; ++i) {
     output.middleRows(i * count, count) =
         caches[static_cast<std::size_t>(i)]->attend(queries.middleRows(i * count, count), options);

@@ -32,11 +32,11 @@ class CacheTokens : public TokensBase<A> {
 
   template <typename Visit>
   void visit_exact(TokenSpan span, const Visit& visit) const noexcept {
-    const std::size_t sinks_end = std::min(span.end, segments_.num_sinks());
+    const std::size_t sinks_end = (std::min)(span.end, segments_.num_sinks());
     for (std::size_t token = span.begin; token < sinks_end;) {
       token += visit_run(keys_.sinks, values_.sinks, token, token, sinks_end - token, visit);
     }
-    for (std::size_t token = std::max(span.begin, segments_.first_recent()); token < span.end;) {
+    for (std::size_t token = (std::max)(span.begin, segments_.first_recent()); token < span.end;) {
       token += visit_run(keys_.recent, values_.recent, segments_.slot(token), token,
                          span.end - token, visit);
     }
@@ -45,14 +45,14 @@ class CacheTokens : public TokensBase<A> {
   // From the first slot of a tile on, and so from before the span.
   template <typename Visit>
   void visit_tiles(TokenSpan span, const Visit& visit) const noexcept {
-    const std::size_t begin = std::max(span.begin, segments_.num_sinks());
-    const std::size_t end = std::min(span.end, segments_.first_recent());
+    const std::size_t begin = (std::max)(span.begin, segments_.num_sinks());
+    const std::size_t end = (std::min)(span.end, segments_.first_recent());
     if (begin >= end) return;
     const std::size_t end_slot = segments_.slot(end);
     for (std::size_t tile = segments_.slot(begin) / kTileTokens; tile * kTileTokens < end_slot;) {
       const std::size_t next = (tile / kPageTiles + 1) * kPageTiles;
       const std::size_t slot = tile * kTileTokens;
-      visit(TilePiece{segments_.token_of(slot), std::min(end_slot, next * kTileTokens) - slot,
+      visit(TilePiece{segments_.token_of(slot), (std::min)(end_slot, next * kTileTokens) - slot,
                       keys_.pages.tile(tile), values_.pages.tile(tile),
                       next * kTileTokens < end_slot ? keys_.pages.tile(next) : nullptr});
       tile = next;
@@ -62,9 +62,8 @@ class CacheTokens : public TokensBase<A> {
  private:
   template <typename Visit>
   static std::size_t visit_run(const ExactRows& keys, const ExactRows& values, std::size_t index,
-                               std::size_t token, std::size_t count,
-                               const Visit& visit) noexcept {
-    count = std::min({count, kPageTokens, keys.run_length(index), values.run_length(index)});
+                               std::size_t token, std::size_t count, const Visit& visit) noexcept {
+    count = (std::min)({count, kPageTokens, keys.run_length(index), values.run_length(index)});
     visit(ExactRun{token, count, keys.row(index), values.row(index)});
     return count;
   }

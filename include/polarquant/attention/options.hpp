@@ -81,10 +81,9 @@ struct AttentionOptions {
     }
     if (mask.data == nullptr) return;
     if (mask.count != num_queries && mask.count != num_queries * num_query_heads) {
-      detail::throw_invalid_argument({"the mask has ", mask.count,
-                                      " rows, must have one per query, ", num_queries,
-                                      ", or one per query and query head, ",
-                                      num_queries * num_query_heads});
+      detail::throw_invalid_argument(
+          {"the mask has ", mask.count, " rows, must have one per query, ", num_queries,
+           ", or one per query and query head, ", num_queries * num_query_heads});
     }
     if (mask.count > 1 && mask.stride < num_tokens) {
       detail::throw_invalid_argument({"the mask's rows are ", mask.stride,

@@ -24,7 +24,8 @@ class PartialAttention {
   PartialAttention(Eigen::Index num_queries, const KVCacheConfig& config)
       : num_heads_(static_cast<std::size_t>(config.num_query_heads)),
         value_dim_(static_cast<std::size_t>(config.value_format.head_dim())),
-        output_(RowMatrix<A>::Zero(num_queries, static_cast<Eigen::Index>(config.output_columns()))),
+        output_(
+            RowMatrix<A>::Zero(num_queries, static_cast<Eigen::Index>(config.output_columns()))),
         softmax_(static_cast<std::size_t>(num_queries) * num_heads_) {}
 
   // The largest logit, and the sum of exp(logit - maximum).

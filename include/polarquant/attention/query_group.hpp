@@ -11,6 +11,7 @@
 #include "polarquant/attention/partial_rows.hpp"
 #include "polarquant/attention/query_row.hpp"
 #include "polarquant/attention/scratch.hpp"
+#include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
@@ -49,7 +50,7 @@ struct TokensBase {
   std::size_t num_tokens = 0;
   std::size_t num_exact = 0;
   FloatType exact_type = FloatType::kFloat32;
-  const A* key_mean = nullptr;    // [head_dim], what was subtracted from encoded keys; null: nothing
+  const A* key_mean = nullptr;  // [head_dim], what was subtracted from encoded keys; null: nothing
   const A* value_mean = nullptr;  // the same of values
   const RemovedTokens* removed = nullptr;
 };
@@ -82,79 +83,12 @@ class QueryGroup {
   // See KVCache::attend and attend_partial.
   template <typename T>
   void attend(const GroupQueries<T>& queries, const AttentionOptions<A>& options, TokenRange range,
-              const AttentionTarget<A>& target) noexcept {
-    const A scale = options.scale.value_or(A(1) / std::sqrt(static_cast<A>(keys_.head_dim())));
-    const std::ptrdiff_t first_position =
-        options.first_position.value_or(static_cast<std::ptrdiff_t>(tokens_.num_tokens) -
-                                        static_cast<std::ptrdiff_t>(queries.rows.count));
-    for_each_batch(queries, scale, [&] {
-      TokenSpan span = {tokens_.num_tokens, 0};
-      for (std::size_t row = 0; row < num_rows_; ++row) {
-        rows_[row].position = position_of(first_position, rows_[row].query);
-        rows_[row].look(options, range, tokens_.num_tokens);
-        const TokenSpan visible = rows_[row].visible;
-        if (visible.is_empty()) continue;
-        span = {std::min(span.begin, visible.begin), std::max(span.end, visible.end)};
-      }
-      std::fill_n(work_.sums, num_rows_ * values_.tile_sum_size(), A(0));
-      std::fill_n(work_.exact_sums, num_rows_ * work_.exact_width, A(0));
-      // Exact tokens first: while they come there are no sums of codes, which take longer to
-      // shrink.
-      tokens_.visit_exact(span, [&](const ExactRun& run) {
-        if (!is_seen(run.token, run.count)) return;
-        score_exact(run);
-        weigh(options, queries.rows.count, run.token, run.count, run.count, false);
-        add_exact(run);
-      });
-      tokens_.visit_tiles(span, [&](const TilePiece& piece) {
-        if (!is_seen(piece.token, piece.count)) return;
-        score_piece(piece, piece.values);
-        weigh(options, queries.rows.count, piece.token, piece.count,
-              piece.num_tiles() * kTileTokens, true);
-        values_.accumulate_tiles({work_.weights, num_rows_, kPageTokens}, piece.values,
-                                 piece.num_tiles(),
-                                 {work_.sums, num_rows_, values_.tile_sum_size()},
-                                 work_.codec_scratch, piece.next_keys);
-      });
-      for (std::size_t row = 0; row < num_rows_; ++row) finish(row, options, target);
-    });
-  }
+              const AttentionTarget<A>& target) noexcept;
 
   // See KVCache::attention_scores. scores: a row per query and query head.
   template <typename T>
   void scores(const GroupQueries<T>& queries, TokenRange range, Rows<A> scores,
-              std::size_t num_query_heads) noexcept {
-    const TokenSpan span = {range.first, range.end_within(tokens_.num_tokens)};
-    for_each_batch(queries, A(1), [&] {
-      const auto copy_scores = [&](std::size_t token, std::size_t count, bool are_codes) {
-        const TokenSpan asked = span.within(token, count);
-        for (std::size_t row = 0; row < num_rows_; ++row) {
-          const QueryRow<A>& state = rows_[row];
-          const A* const from = work_.weights + row * kPageTokens;
-          A* const to = scores.row(state.query * num_query_heads + state.head) + token;
-          const A shift = are_codes ? state.shift : A(0);
-          for (std::size_t i = asked.begin; i < asked.end; ++i) {
-            // Fixed point knows no NaN: it is said here.
-            to[i] = state.is_finite ? from[i] + shift : kNaN;
-          }
-          tokens_.removed->for_each_within(token, count, [&](std::size_t begin, std::size_t size) {
-            for (std::size_t i = std::max(begin, asked.begin);
-                 i < std::min(begin + size, asked.end); ++i) {
-              to[i] = -std::numeric_limits<A>::infinity();
-            }
-          });
-        }
-      };
-      tokens_.visit_exact(span, [&](const ExactRun& run) {
-        score_exact(run);
-        copy_scores(run.token, run.count, false);
-      });
-      tokens_.visit_tiles(span, [&](const TilePiece& piece) {
-        score_piece(piece, piece.next_keys);
-        copy_scores(piece.token, piece.count, true);
-      });
-    });
-  }
+              std::size_t num_query_heads) noexcept;
 
  private:
   static constexpr A kNaN = std::numeric_limits<A>::quiet_NaN();
@@ -164,7 +98,7 @@ class QueryGroup {
   void for_each_batch(const GroupQueries<T>& queries, A scale, const Visit& visit) noexcept {
     const std::size_t num_rows = queries.rows.count * queries.group_size;
     for (std::size_t first = 0; first < num_rows; first += kMaxQueryRows) {
-      num_rows_ = std::min(kMaxQueryRows, num_rows - first);
+      num_rows_ = (std::min)(kMaxQueryRows, num_rows - first);
       for (std::size_t row = 0; row < num_rows_; ++row) {
         rows_[row] = QueryRow<A>{};
         rows_[row].query = (first + row) / queries.group_size;
@@ -196,9 +130,8 @@ class QueryGroup {
   // Whether a row may see one of the `count` tokens from `token` on.
   bool is_seen(std::size_t token, std::size_t count) const noexcept {
     bool is_removed = false;
-    tokens_.removed->for_each_within(token, count, [&](std::size_t, std::size_t size) {
-      is_removed |= size == count;
-    });
+    tokens_.removed->for_each_within(
+        token, count, [&](std::size_t, std::size_t size) { is_removed |= size == count; });
     return !is_removed && std::any_of(rows_, rows_ + num_rows_, [&](const QueryRow<A>& row) {
       return !row.seen(token, count).is_empty();
     });
@@ -241,7 +174,7 @@ class QueryGroup {
     const FloatType type = tokens_.exact_type;
     const std::size_t row_bytes = width * static_cast<std::size_t>(float_type_bytes(type));
     for (std::size_t first = 0; first < count; first += kTileTokens) {
-      Rows<const A> block = {work_.exact_rows, std::min(kTileTokens, count - first), width};
+      Rows<const A> block = {work_.exact_rows, (std::min)(kTileTokens, count - first), width};
       const std::byte* const source = stored + first * row_bytes;
       if (type == kOwnType) {
         block.data = reinterpret_cast<const A*>(source);
@@ -315,6 +248,83 @@ class QueryGroup {
   std::size_t num_rows_ = 0;
   QueryRow<A> rows_[kMaxQueryRows];
 };
+
+template <typename A, typename Tokens>
+template <typename T>
+void QueryGroup<A, Tokens>::attend(const GroupQueries<T>& queries,
+                                   const AttentionOptions<A>& options, TokenRange range,
+                                   const AttentionTarget<A>& target) noexcept {
+  const A scale = options.scale.value_or(A(1) / square_root(static_cast<A>(keys_.head_dim())));
+  const std::ptrdiff_t first_position =
+      options.first_position.value_or(static_cast<std::ptrdiff_t>(tokens_.num_tokens) -
+                                      static_cast<std::ptrdiff_t>(queries.rows.count));
+  for_each_batch(queries, scale, [&] {
+    TokenSpan span = {tokens_.num_tokens, 0};
+    for (std::size_t row = 0; row < num_rows_; ++row) {
+      rows_[row].position = position_of(first_position, rows_[row].query);
+      rows_[row].look(options, range, tokens_.num_tokens);
+      const TokenSpan visible = rows_[row].visible;
+      if (visible.is_empty()) continue;
+      span = {(std::min)(span.begin, visible.begin), (std::max)(span.end, visible.end)};
+    }
+    std::fill_n(work_.sums, num_rows_ * values_.tile_sum_size(), A(0));
+    std::fill_n(work_.exact_sums, num_rows_ * work_.exact_width, A(0));
+    // Exact tokens first: while they come there are no sums of codes, which take longer to
+    // shrink.
+    tokens_.visit_exact(span, [&](const ExactRun& run) {
+      if (!is_seen(run.token, run.count)) return;
+      score_exact(run);
+      weigh(options, queries.rows.count, run.token, run.count, run.count, false);
+      add_exact(run);
+    });
+    tokens_.visit_tiles(span, [&](const TilePiece& piece) {
+      if (!is_seen(piece.token, piece.count)) return;
+      score_piece(piece, piece.values);
+      weigh(options, queries.rows.count, piece.token, piece.count, piece.num_tiles() * kTileTokens,
+            true);
+      values_.accumulate_tiles({work_.weights, num_rows_, kPageTokens}, piece.values,
+                               piece.num_tiles(), {work_.sums, num_rows_, values_.tile_sum_size()},
+                               work_.codec_scratch, piece.next_keys);
+    });
+    for (std::size_t row = 0; row < num_rows_; ++row) finish(row, options, target);
+  });
+}
+
+template <typename A, typename Tokens>
+template <typename T>
+void QueryGroup<A, Tokens>::scores(const GroupQueries<T>& queries, TokenRange range, Rows<A> scores,
+                                   std::size_t num_query_heads) noexcept {
+  const TokenSpan span = {range.first, range.end_within(tokens_.num_tokens)};
+  for_each_batch(queries, A(1), [&] {
+    const auto copy_scores = [&](std::size_t token, std::size_t count, bool are_codes) {
+      const TokenSpan asked = span.within(token, count);
+      for (std::size_t row = 0; row < num_rows_; ++row) {
+        const QueryRow<A>& state = rows_[row];
+        const A* const from = work_.weights + row * kPageTokens;
+        A* const to = scores.row(state.query * num_query_heads + state.head) + token;
+        const A shift = are_codes ? state.shift : A(0);
+        for (std::size_t i = asked.begin; i < asked.end; ++i) {
+          // Fixed point knows no NaN: it is said here.
+          to[i] = state.is_finite ? from[i] + shift : kNaN;
+        }
+        tokens_.removed->for_each_within(token, count, [&](std::size_t begin, std::size_t size) {
+          for (std::size_t i = (std::max)(begin, asked.begin);
+               i < (std::min)(begin + size, asked.end); ++i) {
+            to[i] = -std::numeric_limits<A>::infinity();
+          }
+        });
+      }
+    };
+    tokens_.visit_exact(span, [&](const ExactRun& run) {
+      score_exact(run);
+      copy_scores(run.token, run.count, false);
+    });
+    tokens_.visit_tiles(span, [&](const TilePiece& piece) {
+      score_piece(piece, piece.next_keys);
+      copy_scores(piece.token, piece.count, true);
+    });
+  });
+}
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

@@ -25,16 +25,16 @@ struct TokenSpan {
 
   // What of it lies in the `count` tokens from `first` on, counted from there.
   TokenSpan within(std::size_t first, std::size_t count) const {
-    const std::size_t low = begin > first ? std::min(begin - first, count) : 0;
-    const std::size_t high = end > first ? std::min(end - first, count) : 0;
-    return {std::min(low, high), high};
+    const std::size_t low = begin > first ? (std::min)(begin - first, count) : 0;
+    const std::size_t high = end > first ? (std::min)(end - first, count) : 0;
+    return {(std::min)(low, high), high};
   }
 };
 
 // The position of a query, `index` behind the first; the last of the type if there is none behind
 // it.
 inline std::ptrdiff_t position_of(std::ptrdiff_t first, std::size_t index) {
-  constexpr std::ptrdiff_t kLast = std::numeric_limits<std::ptrdiff_t>::max();
+  constexpr std::ptrdiff_t kLast = (std::numeric_limits<std::ptrdiff_t>::max)();
   const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(index);
   return first > kLast - step ? kLast : first + step;
 }
@@ -61,15 +61,15 @@ struct QueryRow {
     visible = {asked.first, asked.end_within(num_tokens)};
     if (options.causal) {
       visible.end =
-          position < 0 ? 0 : std::min(visible.end, static_cast<std::size_t>(position) + 1);
+          position < 0 ? 0 : (std::min)(visible.end, static_cast<std::size_t>(position) + 1);
     }
     if (options.window > 0 && position >= 0 &&
         static_cast<std::size_t>(position) >= options.window) {
       const std::size_t first = static_cast<std::size_t>(position) - options.window + 1;
-      if (visible.begin < std::min(options.window_sinks, visible.end)) {
-        hidden = {options.window_sinks, std::min(first, visible.end)};
+      if (visible.begin < (std::min)(options.window_sinks, visible.end)) {
+        hidden = {options.window_sinks, (std::min)(first, visible.end)};
       } else {
-        visible.begin = std::max(visible.begin, first);
+        visible.begin = (std::max)(visible.begin, first);
       }
     }
     if (visible.is_empty()) visible = {};
@@ -99,8 +99,7 @@ struct QueryRow {
     }
     if (options.alibi_slopes != nullptr) {
       const A slope = options.alibi_slopes[head];
-      const A distance =
-          static_cast<A>(static_cast<double>(first) - static_cast<double>(position));
+      const A distance = static_cast<A>(static_cast<double>(first) - static_cast<double>(position));
       for (std::size_t i = 0; i < count; ++i) logits[i] += slope * (distance + static_cast<A>(i));
     }
     if (options.mask.data != nullptr) {

@@ -32,7 +32,7 @@ struct AttentionScratch {
     exact_sums = arena.template take<A>(kMaxQueryRows * exact_width);
     exact_rows = arena.template take<A>(kTileTokens * exact_width);
     codec_scratch = arena.template take<std::byte>(
-        std::max(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
+        (std::max)(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
     num_bytes = arena.used();
   }
 

@@ -56,7 +56,7 @@ class TileTokens : public TokensBase<A> {
       const TokenSpan part = span.within(token, run.num_tokens);
       for (std::size_t first = part.begin / kTileTokens * kTileTokens; first < part.end;) {
         const std::size_t tile = first / kTileTokens;
-        const std::size_t count = std::min(kPageTokens, part.end - first);
+        const std::size_t count = (std::min)(kPageTokens, part.end - first);
         const std::byte* next = nullptr;
         if (first + count < part.end) {
           next = run.keys + (tile + kPageTiles) * key_tile_bytes_;

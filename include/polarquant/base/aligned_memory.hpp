@@ -22,7 +22,7 @@ class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   explicit AlignedBuffer(std::size_t num_bytes)
-      : data_(static_cast<std::byte*>(::operator new(num_bytes, std::align_val_t{kAlignment}))),
+      : data_(static_cast<std::byte*>(::operator new (num_bytes, std::align_val_t{kAlignment}))),
         size_(num_bytes) {
     std::memset(data_.get(), 0, num_bytes);
   }
@@ -47,7 +47,7 @@ class AlignedBuffer {
  private:
   struct Free {
     void operator()(std::byte* data) const {
-      ::operator delete(data, std::align_val_t{kAlignment});
+      ::operator delete (data, std::align_val_t{kAlignment});
     }
   };
 

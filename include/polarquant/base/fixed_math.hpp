@@ -4,7 +4,8 @@
 // that saves a cache and on the one that loads it. The C library's logarithm and cosine differ in
 // the last bit between systems, and a compiler may or may not fuse a product with a sum. So these
 // functions use only operations that IEEE 754 rounds in one way (+ - * / sqrt fma), in a fixed
-// order, and every product that feeds a sum is an explicit fma. -ffast-math voids the promise.
+// order, and every product that feeds a sum is an explicit fma. version.hpp keeps the flags that
+// allow a compiler to reorder them, such as -ffast-math, away from this library.
 #pragma once
 
 #include <cmath>
@@ -30,9 +31,27 @@ inline __attribute__((always_inline)) double fused(double a, double b, double c)
 inline __attribute__((always_inline)) float fused(float a, float b, float c) {
   return __builtin_fmaf(a, b, c);
 }
+
+// Not std::sqrt, which is compiled as the unit is: -ffast-math may make it an approximation.
+inline double square_root(double x) { return __builtin_sqrt(x); }
+inline float square_root(float x) { return __builtin_sqrtf(x); }
 #else
 inline double fused(double a, double b, double c) { return std::fma(a, b, c); }
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
+inline double square_root(double x) { return std::sqrt(x); }
+inline float square_root(float x) { return std::sqrt(x); }
+#endif
+
+// The same for what must be equal bits in every build. clang (14) leaves the flags of -ffast-math
+// on calls in spite of version.hpp, and on a machine without the instruction takes them for leave
+// to round twice; a pointer that it cannot look through keeps the call of the C library.
+#if defined(__clang__) && !defined(__FMA__) && !defined(__aarch64__)
+inline double exactly_fused(double a, double b, double c) {
+  static double (*const volatile function)(double, double, double) = std::fma;
+  return function(a, b, c);
+}
+#else
+inline double exactly_fused(double a, double b, double c) { return fused(a, b, c); }
 #endif
 
 // base^exponent for exponent >= 0, by squaring.
@@ -61,9 +80,9 @@ inline double fixed_log(double x) {
   const double t = (m - 1.0) / (m + 1.0);
   const double t2 = t * t;
   double series = 0.0;
-  for (int k = 23; k >= 3; k -= 2) series = fused(series, t2, 1.0 / k);
-  const double log_m = 2.0 * fused(t * t2, series, t);
-  return fused(static_cast<double>(exponent), kLn2, log_m);
+  for (int k = 23; k >= 3; k -= 2) series = exactly_fused(series, t2, 1.0 / k);
+  const double log_m = 2.0 * exactly_fused(t * t2, series, t);
+  return exactly_fused(static_cast<double>(exponent), kLn2, log_m);
 }
 
 struct SinCos {
@@ -83,8 +102,8 @@ inline SinCos fixed_sin_cos(double angle) {
   for (int k = 18; k >= 2; k -= 2) {
     const double k1 = static_cast<double>(k) * (k + 1);
     const double k0 = static_cast<double>(k) * (k - 1);
-    sin_series = fused(-x2 / k1, sin_series, 1.0);
-    cos_series = fused(-x2 / k0, cos_series, 1.0);
+    sin_series = exactly_fused(-x2 / k1, sin_series, 1.0);
+    cos_series = exactly_fused(-x2 / k0, cos_series, 1.0);
   }
   const double sine = x * sin_series;
   return reflect ? SinCos{cos_series, sine} : SinCos{sine, cos_series};

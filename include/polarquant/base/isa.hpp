@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/version.hpp"
@@ -64,6 +65,9 @@ inline const char* isa_name(Isa isa) {
 
 // True if this machine can run the kernels of `isa`, and they are part of this build.
 inline bool isa_is_available(Isa isa) {
+#if POLARQUANT_X86
+  __builtin_cpu_init();  // Done already, except before main.
+#endif
   switch (isa) {
     case Isa::kScalar:
       return true;
@@ -86,36 +90,41 @@ inline bool isa_is_available(Isa isa) {
 namespace detail {
 
 // What is wrong with asking for `wanted`, or else for what POLARQUANT_ISA names; empty if nothing.
-inline std::string isa_problem(std::optional<Isa> wanted) {
+POLARQUANT_COLD inline std::string isa_problem(std::optional<Isa> wanted) {
+  constexpr const char* kLacking = ", which this machine or build does not have";
   if (wanted) {
+    if (static_cast<int>(*wanted) < 0 || *wanted > Isa::kNeon) {
+      return message({"isa is ", static_cast<int>(*wanted), ", not an Isa"});
+    }
     if (isa_is_available(*wanted)) return {};
-    return message({"isa is ", isa_name(*wanted), ", which this machine or build does not have"});
+    return message({"isa is ", isa_name(*wanted), kLacking});
   }
-  const char* const named = std::getenv("POLARQUANT_ISA");
-  if (named == nullptr || *named == '\0') return {};
+  const char* const variable = std::getenv("POLARQUANT_ISA");
+  const std::string_view name = variable == nullptr ? "" : variable;
+  if (name.empty()) return {};
   for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon, Isa::kScalar}) {
-    if (std::string(named) != isa_name(isa)) continue;
+    if (name != isa_name(isa)) continue;
     if (isa_is_available(isa)) return {};
-    return message({"POLARQUANT_ISA is ", named, ", which this machine or build does not have"});
+    return message({"POLARQUANT_ISA is ", name, kLacking});
   }
-  return message({"POLARQUANT_ISA is ", named, ", must be scalar, avx2, avx512 or neon"});
+  return message({"POLARQUANT_ISA is ", name, ", must be scalar, avx2, avx512 or neon"});
 }
 
 }  // namespace detail
 
-// `wanted`; or else the one that the environment variable POLARQUANT_ISA names (scalar, avx2,
-// avx512, neon); or else the best of this machine. Throws std::runtime_error if it is unknown or
-// this machine lacks it.
-inline Isa choose_isa(std::optional<Isa> wanted = {}) {
+// `wanted`, if given; else the one that the environment variable POLARQUANT_ISA names (scalar,
+// avx2, avx512, neon); else the best of this machine. Throws std::invalid_argument if the machine
+// or this build lacks `wanted`, std::runtime_error if the variable names one that is unknown or
+// that it lacks.
+POLARQUANT_COLD inline Isa choose_isa(std::optional<Isa> wanted = {}) {
   const std::string found = detail::isa_problem(wanted);
+  if (!found.empty() && wanted) detail::throw_invalid_argument(found);
   if (!found.empty()) detail::throw_runtime_error(found);
   if (wanted) return *wanted;
-  const char* const named = std::getenv("POLARQUANT_ISA");
+  const char* const variable = std::getenv("POLARQUANT_ISA");
+  const std::string_view name = variable == nullptr ? "" : variable;
   for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon}) {
-    if (named == nullptr || *named == '\0' ? isa_is_available(isa)
-                                           : std::string(named) == isa_name(isa)) {
-      return isa;
-    }
+    if (name.empty() ? isa_is_available(isa) : name == isa_name(isa)) return isa;
   }
   return Isa::kScalar;
 }

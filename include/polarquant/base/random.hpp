@@ -1,7 +1,6 @@
 // Random numbers that are the same bits everywhere, which the standard distributions are not.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "polarquant/base/fixed_math.hpp"
@@ -34,8 +33,8 @@ class Random {
     for (;;) {
       const double u = 2.0 * uniform() - 1.0;  // Exact: doubling and the difference fit 53 bits.
       const double v = 2.0 * uniform() - 1.0;
-      const double s = detail::fused(u, u, v * v);
-      if (s > 0.0 && s < 1.0) return u * std::sqrt(-2.0 * detail::fixed_log(s) / s);
+      const double s = detail::exactly_fused(u, u, v * v);
+      if (s > 0.0 && s < 1.0) return u * detail::square_root(-2.0 * detail::fixed_log(s) / s);
     }
   }
 

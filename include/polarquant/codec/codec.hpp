@@ -143,7 +143,7 @@ class Codec {
     const Scratch work(*this, scratch);
     for_each_batch(codes, work, [&](std::size_t first, std::size_t count, std::size_t num_tiles) {
       for (std::size_t row = 0; row < prepared.count; row += kSharedRows) {
-        const std::size_t num_rows = std::min(kSharedRows, prepared.count - row);
+        const std::size_t num_rows = (std::min)(kSharedRows, prepared.count - row);
         score_run(prepared.block(row, num_rows), work.codes, num_tiles,
                   {work.weights, num_rows, kBatchTokens}, nullptr, work.family);
         for (std::size_t i = 0; i < num_rows; ++i) {
@@ -338,13 +338,13 @@ class Codec {
       num_bytes = arena.used();
     }
 
-    A* given;          // [head_dim]
-    A* rotated;        // [head_dim]
+    A* given;           // [head_dim]
+    A* rotated;         // [head_dim]
     std::byte* family;  // Sizes::scratch_bytes
     std::byte* codes;   // tiles of kBatchTokens vectors
-    A* rows;           // [kTileTokens, head_dim]
-    A* weights;        // [kSharedRows, kBatchTokens], or scores
-    A* sums;           // [tile_sum_size]
+    A* rows;            // [kTileTokens, head_dim]
+    A* weights;         // [kSharedRows, kBatchTokens], or scores
+    A* sums;            // [tile_sum_size]
     std::size_t num_bytes;
   };
 
@@ -372,7 +372,7 @@ class Codec {
   EncodeResult in_pieces(Rows<const T> rows, const Scratch& work,
                          const Encode& encode) const noexcept {
     for (std::size_t first = 0; first < rows.count; first += kTileTokens) {
-      const Rows<A> piece = {work.rows, std::min(kTileTokens, rows.count - first), head_dim()};
+      const Rows<A> piece = {work.rows, (std::min)(kTileTokens, rows.count - first), head_dim()};
       for (std::size_t row = 0; row < piece.count; ++row) {
         for (std::size_t i = 0; i < head_dim(); ++i) {
           piece.row(row)[i] = static_cast<A>(rows.row(first + row)[i]);
@@ -391,7 +391,7 @@ class Codec {
                              const Scratch& work) const noexcept {
     for (std::size_t first = 0; first < rows.count;) {
       const std::size_t left = rows.count - first;
-      const std::size_t count = left <= kFewRows ? 1 : std::min(kTileTokens, left);
+      const std::size_t count = left <= kFewRows ? 1 : (std::min)(kTileTokens, left);
       const EncodeResult result =
           encode_slots(rows.block(first, count), 0, work.codes, work.family);
       detail::read_tile_rows(work.codes, bytes_per_vector(),
@@ -410,14 +410,14 @@ class Codec {
   void for_each_batch(Rows<const std::byte> codes, const Scratch& work,
                       const Visit& visit) const noexcept {
     for (std::size_t first = 0; first < codes.count; first += kBatchTokens) {
-      const std::size_t count = std::min(kBatchTokens, codes.count - first);
+      const std::size_t count = (std::min)(kBatchTokens, codes.count - first);
       const std::size_t num_tiles = (count + kTileTokens - 1) / kTileTokens;
       if (count % kTileTokens != 0) {
         std::memset(work.codes + (num_tiles - 1) * tile_bytes(), 0, tile_bytes());
       }
       for (std::size_t row = 0; row < count; row += kTileTokens) {
         detail::write_tile_rows(work.codes + row * bytes_per_vector(), bytes_per_vector(),
-                                codes.block(first + row, std::min(kTileTokens, count - row)));
+                                codes.block(first + row, (std::min)(kTileTokens, count - row)));
       }
       visit(first, count, num_tiles);
     }
@@ -427,7 +427,7 @@ class Codec {
   template <typename Visit>
   static void for_each_run(std::size_t num_tiles, const Visit& visit) noexcept {
     for (std::size_t tile = 0; tile < num_tiles; tile += kRunTiles) {
-      visit(tile, std::min(kRunTiles, num_tiles - tile));
+      visit(tile, (std::min)(kRunTiles, num_tiles - tile));
     }
   }
 

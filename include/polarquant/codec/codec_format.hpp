@@ -69,8 +69,9 @@ class FormatModel {
   virtual bool equals(const FormatModel& other) const {
     const std::vector<CodecSetting> own = settings();
     const std::vector<CodecSetting> others = other.settings();
-    return std::equal(own.begin(), own.end(), others.begin(), others.end(),
-                      [](const CodecSetting& x, const CodecSetting& y) { return x.value == y.value; });
+    return std::equal(
+        own.begin(), own.end(), others.begin(), others.end(),
+        [](const CodecSetting& x, const CodecSetting& y) { return x.value == y.value; });
   }
 
   // The library's own format that this is a model of, if it is one.
@@ -106,8 +107,9 @@ class CodecFormat {
 
   // See FormatModel; that there is no format is a problem too.
   std::string problem() const {
-    return is_set() ? model_->problem() : "no format is set: take PolarFormat::paper(head_dim), "
-                                          "full_depth(head_dim, bits) or uncompressed(head_dim)";
+    return is_set() ? model_->problem()
+                    : "no format is set: take PolarFormat::paper(head_dim), "
+                      "full_depth(head_dim, bits) or uncompressed(head_dim)";
   }
 
   const FormatModel& model() const {

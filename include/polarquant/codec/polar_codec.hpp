@@ -15,6 +15,7 @@
 
 #include "polarquant/base/aligned_memory.hpp"
 #include "polarquant/base/checksum.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/isa.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
@@ -193,7 +194,7 @@ class PolarCodec final : public Codec<A> {
     const std::size_t bytes = static_cast<std::size_t>(float_type_bytes(type));
     for (std::size_t row = 0; row < rows.count; ++row) {
       const double largest = detail::largest_magnitude<A>(rows.row(row), tables_.head_dim());
-      if (largest > std::numeric_limits<double>::max()) return {row, EncodeFailure::kNotFinite};
+      if (largest > (std::numeric_limits<double>::max)()) return {row, EncodeFailure::kNotFinite};
       for (std::size_t i = 0; i < tables_.head_dim(); ++i) {
         if (!detail::loops::store_radius(type, static_cast<double>(rows.row(row)[i]),
                                          work.code + i * bytes)) {
@@ -220,8 +221,7 @@ class PolarCodec final : public Codec<A> {
     kernels_.prepare_query(tables_, rotated, prepared);
   }
 
-  A dot_code(const A* prepared, const std::byte* code,
-             std::byte* scratch) const noexcept override {
+  A dot_code(const A* prepared, const std::byte* code, std::byte* scratch) const noexcept override {
     return kernels_.dot_row(tables_, code, prepared, Scratch(tables_, scratch).tile);
   }
 
@@ -249,8 +249,10 @@ class PolarCodec final : public Codec<A> {
   detail::PolarKernels<A> kernels_;
 };
 
-inline CodecFormat::CodecFormat(const PolarFormat& format)
+#if !POLARQUANT_USES_COMPILED
+POLARQUANT_INLINE CodecFormat::CodecFormat(const PolarFormat& format)
     : model_(std::make_shared<const detail::PolarModel>(format)) {}
+#endif
 
 // The codec of a format. Throws what the codec's constructor throws, and std::invalid_argument if
 // the family has none for A.
@@ -273,5 +275,10 @@ std::shared_ptr<const Codec<A>> make_codec(const CodecFormat& format, const Code
   detail::throw_invalid_argument(format.description() + " has no codec for results of " +
                                  (std::is_same_v<A, float> ? "float" : "double"));
 }
+
+POLARQUANT_INSTANTIATE(std::shared_ptr<const Codec<float>> make_codec<float>(const CodecFormat&,
+                                                                             const CodecSetup&));
+POLARQUANT_INSTANTIATE(std::shared_ptr<const Codec<double>> make_codec<double>(const CodecFormat&,
+                                                                               const CodecSetup&));
 
 POLARQUANT_END_NAMESPACE

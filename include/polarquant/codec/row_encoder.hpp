@@ -28,11 +28,11 @@ double largest_magnitude(const T* row, std::size_t head_dim) noexcept {
     const A number = static_cast<A>(row[i]);
     Bits bits;
     std::memcpy(&bits, &number, sizeof bits);
-    bits &= std::numeric_limits<Bits>::max();
+    bits &= (std::numeric_limits<Bits>::max)();
     largest = bits > largest ? bits : largest;
   }
   // As integers: a build that takes all numbers for finite would fold a comparison of floats.
-  const A most = std::numeric_limits<A>::max();
+  const A most = (std::numeric_limits<A>::max)();
   Bits most_bits;
   std::memcpy(&most_bits, &most, sizeof most_bits);
   if (largest > most_bits) return std::numeric_limits<double>::infinity();
@@ -53,14 +53,14 @@ struct ScaledLanes {
   template <typename A>
   bool load_row(const A* row, std::size_t num_lanes, std::size_t lane) const noexcept {
     const double largest = largest_magnitude<A>(row, head_dim);
-    if (largest > std::numeric_limits<double>::max()) return false;
+    if (largest > (std::numeric_limits<double>::max)()) return false;
     const bool is_zero = !(largest >= 0x1p-160);
     const int exponent = is_zero ? 0 : std::ilogb(largest);
     scales[lane] = std::ldexp(1.0, exponent);
     const double inverse = is_zero ? 0.0 : std::ldexp(1.0, -exponent);
     const A factor = static_cast<A>(inverse);
     float* const out = entries + lane;
-    if (static_cast<double>(factor) == inverse && factor <= std::numeric_limits<A>::max()) {
+    if (static_cast<double>(factor) == inverse && factor <= (std::numeric_limits<A>::max)()) {
       // The exact product, rounded once, as below.
       for (std::size_t i = 0; i < head_dim; ++i) {
         out[i * num_lanes] = static_cast<float>(row[i] * factor);
@@ -78,7 +78,8 @@ struct ScaledLanes {
   template <typename A>
   std::size_t load_rows(Rows<const A> rows, std::size_t num_lanes) const noexcept {
     std::size_t count = 0;
-    while (count < std::min(num_lanes, rows.count) && load_row(rows.row(count), num_lanes, count)) {
+    while (count < (std::min)(num_lanes, rows.count) &&
+           load_row(rows.row(count), num_lanes, count)) {
       ++count;
     }
     for (std::size_t lane = count; lane < num_lanes; ++lane) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "polarquant/base/aligned_storage.hpp"
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
@@ -82,27 +83,29 @@ struct TileTables {
   std::size_t num_pairs = 0;  // of blocks: block i and block num_pairs + i
   std::size_t num_words = 0;  // rows of a tile; the last has bytes if has_byte_row
   bool has_byte_row = false;
-  std::vector<Window> windows;   // [num_blocks * kWindowsPerBlock]
-  std::vector<Node> nodes;       // in the order of folding
-  std::vector<Lanes64> cosines;  // per level, then per join
-  std::vector<Lanes64> sines;
-  std::vector<SplitLanes> split_cosines;
-  std::vector<SplitLanes> split_sines;
-  std::vector<FloatLanes> float_cosines;  // the first 32 entries
-  std::vector<FloatLanes> float_sines;
+  std::vector<Window> windows;     // [num_blocks * kWindowsPerBlock]
+  std::vector<Node> nodes;         // in the order of folding
+  AlignedVector<Lanes64> cosines;  // per level, then per join
+  AlignedVector<Lanes64> sines;
+  AlignedVector<SplitLanes> split_cosines;
+  AlignedVector<SplitLanes> split_sines;
+  AlignedVector<FloatLanes> float_cosines;  // the first 32 entries
+  AlignedVector<FloatLanes> float_sines;
   std::vector<float> float_tables;  // all 64: cosines, sines, cosines of the next, ..
 
   // Where the indices of levels 2 and 3 together have at most 4 bits: by (level 2, level 3), the
   // product of their cosines or sines on the way to coordinates 0 and 1 of eight, 2 and 3, ..
-  SplitLanes quarters[4];
+  AlignedVector<SplitLanes> quarters;  // 4
 
   // Combined tables. By (index, joining index): coordinates 0 and 1 of four; by (joining index,
   // index): coordinates 2 and 3.
-  Lanes64 coordinate[4];
+  AlignedVector<Lanes64> coordinate;  // 4
 
   TileTables(const PolarFormat& format, const CodeLayout& layout, const CodebookSet& codebooks) {
     usable = is_usable(format);
     if (!usable) return;
+    quarters.resize(4);
+    coordinate.resize(4);
     first_bits = format.level_bits[0];
     second_bits = format.level_bits[1];
     combined = first_bits + second_bits <= 6;
@@ -159,6 +162,7 @@ struct TileTables {
   std::size_t memory_bytes() const {
     return windows.size() * sizeof(Window) + nodes.size() * sizeof(Node) +
            2 * cosines.size() * (sizeof(Lanes64) + sizeof(SplitLanes) + sizeof(FloatLanes)) +
+           quarters.size() * sizeof(SplitLanes) + coordinate.size() * sizeof(Lanes64) +
            float_tables.size() * sizeof(float);
   }
 

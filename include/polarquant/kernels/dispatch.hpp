@@ -3,20 +3,32 @@
 
 #include <type_traits>
 
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/isa.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/kernels/kernel_table.hpp"
+#if !POLARQUANT_USES_COMPILED
 #include "polarquant/kernels/avx2.hpp"
 #include "polarquant/kernels/avx512.hpp"
 #include "polarquant/kernels/fixed_tiles.hpp"
-#include "polarquant/kernels/kernel_table.hpp"
 #include "polarquant/kernels/neon.hpp"
 #include "polarquant/kernels/scalar.hpp"
 #include "polarquant/kernels/tile_kernels.hpp"
+#endif
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
+// A: float or double.
+template <typename A>
+VectorKernels<A> choose_vector_kernels(Isa isa);
+
+// The kernels for codes with these tables.
+template <typename A>
+PolarKernels<A> choose_polar_kernels(Isa isa, const CodecTables& tables, Arithmetic arithmetic);
+
+#if !POLARQUANT_USES_COMPILED
 template <typename A>
 VectorKernels<A> choose_vector_kernels(Isa isa) {
   switch (isa) {
@@ -52,7 +64,6 @@ PolarKernels<A> choose_polar_loops(Isa isa) {
   }
 }
 
-// The kernels for codes with these tables.
 template <typename A>
 PolarKernels<A> choose_polar_kernels(Isa isa, const CodecTables& tables, Arithmetic arithmetic) {
   const bool is_fixed = arithmetic == Arithmetic::kFixedPoint;
@@ -82,6 +93,14 @@ PolarKernels<A> choose_polar_kernels(Isa isa, const CodecTables& tables, Arithme
   }
   return choose_polar_loops<A>(isa);
 }
+#endif
+
+POLARQUANT_INSTANTIATE(VectorKernels<float> choose_vector_kernels<float>(Isa));
+POLARQUANT_INSTANTIATE(VectorKernels<double> choose_vector_kernels<double>(Isa));
+POLARQUANT_INSTANTIATE(PolarKernels<float> choose_polar_kernels<float>(Isa, const CodecTables&,
+                                                                       Arithmetic));
+POLARQUANT_INSTANTIATE(PolarKernels<double> choose_polar_kernels<double>(Isa, const CodecTables&,
+                                                                         Arithmetic));
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

@@ -15,11 +15,11 @@
 #include "polarquant/kernels/loops/rotate.hpp"
 #include "polarquant/kernels/loops/softmax.hpp"
 
-#define POLARQUANT_DEFINE_CALLS(Name, target)                                          \
-  template <auto kLoop>                                                                \
-  struct Name;                                                                         \
-  template <typename Result, typename... Arguments, Result (*kLoop)(Arguments...)>     \
-  struct Name<kLoop> {                                                                 \
+#define POLARQUANT_DEFINE_CALLS(Name, target)                                         \
+  template <auto kLoop>                                                               \
+  struct Name;                                                                        \
+  template <typename Result, typename... Arguments, Result (*kLoop)(Arguments...)>    \
+  struct Name<kLoop> {                                                                \
     target static Result call(Arguments... arguments) { return kLoop(arguments...); } \
   }
 

@@ -78,7 +78,7 @@ class AngleDistribution {
       return below.first_term * below.series;
     }
     const BinomialTail above = binomial_tail(a_ / 2, b_ / 2, v, u);
-    return detail::fused(-above.first_term, above.series, 1.0);
+    return detail::exactly_fused(-above.first_term, above.series, 1.0);
   }
 
   // The angle with cumulative(angle) = probability, to 1e-14, or in the far upper tail to what the
@@ -115,21 +115,22 @@ class AngleDistribution {
     constexpr std::array<double, 4> kWeights = {0.36268378337836198297, 0.31370664587788728734,
                                                 0.22238103445337447054, 0.10122853629037625915};
     // Outside mean -+ 12 widths the density is below 1e-20 of its peak for every law there is.
-    low = std::max({low, 0.0, detail::fused(-12.0, width_, mean_)});
-    high = std::min({high, detail::kHalfPi, detail::fused(12.0, width_, mean_)});
+    low = std::max({low, 0.0, detail::exactly_fused(-12.0, width_, mean_)});
+    high = std::min({high, detail::kHalfPi, detail::exactly_fused(12.0, width_, mean_)});
     if (!(high > low)) return 0.0;
     const int num_panels = 1 + static_cast<int>((high - low) / width_);
     const double half_panel = 0.5 * (high - low) / num_panels;
     double total = 0.0;
     for (int panel = 0; panel < num_panels; ++panel) {
-      const double center = detail::fused(static_cast<double>(2 * panel + 1), half_panel, low);
+      const double center =
+          detail::exactly_fused(static_cast<double>(2 * panel + 1), half_panel, low);
       for (std::size_t k = 0; k < kNodes.size(); ++k) {
         for (const double node : {-kNodes[k], kNodes[k]}) {
-          const double psi = detail::fused(node, half_panel, center);
+          const double psi = detail::exactly_fused(node, half_panel, center);
           const detail::SinCos s = detail::fixed_sin_cos(psi);
           const double density = normalizer_ * detail::fixed_pow(s.cos / peak_.cos, a_ - 1) *
                                  detail::fixed_pow(s.sin / peak_.sin, b_ - 1);
-          total = detail::fused(density * g(psi, s.sin, s.cos), kWeights[k], total);
+          total = detail::exactly_fused(density * g(psi, s.sin, s.cos), kWeights[k], total);
         }
       }
     }
@@ -149,8 +150,8 @@ class AngleDistribution {
     // The density peaks where tan(psi)^2 = (b-1)/(a-1), and is written as its value there times
     // (cos/peak cos)^(a-1) (sin/peak sin)^(b-1): for a = b = 512 the bare powers are 1e-154.
     const double sum = a + b - 2.0;
-    peak_ = {std::sqrt((b - 1.0) / sum), std::sqrt((a - 1.0) / sum)};
-    width_ = 1.0 / std::sqrt(2.0 * sum + 4.0);
+    peak_ = {detail::square_root((b - 1.0) / sum), detail::square_root((a - 1.0) / sum)};
+    width_ = 1.0 / detail::square_root(2.0 * sum + 4.0);
     mean_ = mode();
     normalizer_ = 1.0;
     normalizer_ = 1.0 / integrate(0.0, detail::kHalfPi, [](double, double, double) { return 1.0; });
@@ -199,7 +200,7 @@ class AngleDistribution {
     // products is fused by one compiler and not by another.
     double series = 1.0;
     for (int j = n - 1; j >= p; --j) {
-      series = detail::fused((x / y) * static_cast<double>(n - j) / (j + 1), series, 1.0);
+      series = detail::exactly_fused((x / y) * static_cast<double>(n - j) / (j + 1), series, 1.0);
     }
     return {term, series};
   }

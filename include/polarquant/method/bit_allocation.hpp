@@ -114,7 +114,7 @@ class BitAllocator {
       for (std::size_t spent = cost; spent < size; ++spent) {
         const double above = best_[spent - cost];
         if (above < 0.0) continue;
-        const double rho = step.is_join ? fused(above, moments.cosine, moments.sine)
+        const double rho = step.is_join ? exactly_fused(above, moments.cosine, moments.sine)
                                         : above * (moments.cosine + moments.sine);
         if (rho > next[spent]) {
           next[spent] = rho;

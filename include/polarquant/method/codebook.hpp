@@ -120,7 +120,7 @@ inline std::vector<double> point_density_quantiles(const AngleDistribution& law,
   for (int i = 0; i < kGrid; ++i) {
     const double density = shape.density((i + 0.5) * kStep);
     mass[static_cast<std::size_t>(i) + 1] =
-        fused(density, kStep, mass[static_cast<std::size_t>(i)]);
+        exactly_fused(density, kStep, mass[static_cast<std::size_t>(i)]);
   }
   std::vector<double> points;
   std::size_t cell = 0;
@@ -169,13 +169,13 @@ inline std::vector<double> lloyd_newton_step(const AngleDistribution& law,
   // Thomas algorithm.
   for (std::size_t i = 1; i < n; ++i) {
     const double factor = lower[i] / diagonal[i - 1];
-    diagonal[i] = fused(-factor, upper[i - 1], diagonal[i]);
-    residual[i] = fused(-factor, residual[i - 1], residual[i]);
+    diagonal[i] = exactly_fused(-factor, upper[i - 1], diagonal[i]);
+    residual[i] = exactly_fused(-factor, residual[i - 1], residual[i]);
   }
   std::vector<double> next(n);
   for (std::size_t i = n; i-- > 0;) {
     const double above = i + 1 < n ? residual[i + 1] : 0.0;
-    residual[i] = fused(-upper[i], above, residual[i]) / diagonal[i];
+    residual[i] = exactly_fused(-upper[i], above, residual[i]) / diagonal[i];
     next[i] = theta[i] + residual[i];
   }
   // Far from the optimum a Newton step may leave the order; then Lloyd's own step is taken.
@@ -262,7 +262,7 @@ inline AngleCodebook AngleCodebook::lloyd_max(const AngleDistribution& law, int 
 }
 
 inline CosineMoments cosine_moments(const AngleDistribution& law, const AngleCodebook& codebook) {
-  using detail::fused;
+  using detail::exactly_fused;
   if (law.is_circular() != codebook.is_circular()) {
     detail::throw_invalid_argument("a circular angle needs a circular codebook, and no other does");
   }
@@ -276,8 +276,8 @@ inline CosineMoments cosine_moments(const AngleDistribution& law, const AngleCod
                                         : codebook.centroids().front() + detail::kTwoPi;
       // Up to pi: a fitted codebook may leave most of the circle to one cell.
       const detail::SinCos s = detail::fixed_sin_cos_full(0.5 * (next - codebook.centroids()[i]));
-      sum.cosine = fused(s.sin, 1.0 / detail::kPi, sum.cosine);
-      sum.cosine_squared = fused(s.sin * s.cos, 0.5 / detail::kPi, sum.cosine_squared);
+      sum.cosine = exactly_fused(s.sin, 1.0 / detail::kPi, sum.cosine);
+      sum.cosine_squared = exactly_fused(s.sin * s.cos, 0.5 / detail::kPi, sum.cosine_squared);
     }
     sum.cosine_squared += 0.5;
     return sum;
@@ -292,11 +292,12 @@ inline CosineMoments cosine_moments(const AngleDistribution& law, const AngleCod
     const double sine = expectation([](double, double s, double) { return s; });
     const double cosine_squared = expectation([](double, double, double c) { return c * c; });
     const double cross = expectation([](double, double s, double c) { return s * c; });
-    sum.cosine = fused(theta.cos, cosine, sum.cosine);
-    sum.sine = fused(theta.sin, sine, sum.sine);
-    sum.cosine_squared = fused(theta.cos * theta.cos, cosine_squared, sum.cosine_squared);
-    sum.sine_squared = fused(theta.sin * theta.sin, mass - cosine_squared, sum.sine_squared);
-    sum.cross = fused(theta.cos * theta.sin, cross, sum.cross);
+    sum.cosine = exactly_fused(theta.cos, cosine, sum.cosine);
+    sum.sine = exactly_fused(theta.sin, sine, sum.sine);
+    sum.cosine_squared = exactly_fused(theta.cos * theta.cos, cosine_squared, sum.cosine_squared);
+    sum.sine_squared =
+        exactly_fused(theta.sin * theta.sin, mass - cosine_squared, sum.sine_squared);
+    sum.cross = exactly_fused(theta.cos * theta.sin, cross, sum.cross);
   }
   return sum;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "polarquant/base/error.hpp"
+#include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/method/codebook.hpp"
@@ -65,7 +66,7 @@ CodebookSet online_codebooks(const PolarFormat& format, const Rotation& rotation
     double largest = 0.0;
     for (std::size_t i = 0; i < d; ++i) {
       given[i] = static_cast<double>(rows.row(row)[i]);
-      if (!std::isfinite(given[i])) {
+      if (!detail::is_finite(given[i])) {
         detail::throw_invalid_argument(
             {"row ", row, " has a NaN or an infinity at coordinate ", i});
       }

@@ -150,7 +150,7 @@ struct Alignment {
 inline Alignment join_alignments(const Alignment& left, const Alignment& right,
                                  const CosineMoments& node) {
   // The mean decides the bytes of kUnbiased radii: one rounding order everywhere.
-  return {fused(left.mean, node.cosine, right.mean * node.sine),
+  return {exactly_fused(left.mean, node.cosine, right.mean * node.sine),
           left.mean_square * node.cosine_squared + right.mean_square * node.sine_squared +
               2.0 * left.mean * right.mean * node.cross};
 }

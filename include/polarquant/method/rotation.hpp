@@ -25,25 +25,35 @@ enum class RotationKind : std::uint8_t {
 
 namespace detail {
 
+// kHasFma: inlined into a function whose instruction set has the instruction.
+template <bool kHasFma>
+POLARQUANT_ALWAYS_INLINE double fused_in(double a, double b, double c) {
+  return kHasFma ? fused(a, b, c) : exactly_fused(a, b, c);
+}
+
 // The columns of the row-major n x n matrix `a`, made orthonormal from left to right by modified
 // Gram-Schmidt, in place. Gram-Schmidt divides by norms, which are positive: of all QR
 // factorisations it gives the one with diag(R) > 0, and for a Gaussian matrix that Q is Haar. A
 // second pass removes what rounding left of a badly conditioned first one.
+template <bool kHasFma>
 POLARQUANT_ALWAYS_INLINE void orthonormalize_columns(double* a, std::size_t n, double* products) {
   for (int pass = 0; pass < 2; ++pass) {
     for (std::size_t j = 0; j < n; ++j) {
       double norm2 = 0.0;
-      for (std::size_t k = 0; k < n; ++k) norm2 = fused(a[k * n + j], a[k * n + j], norm2);
-      const double norm = std::sqrt(norm2);
+      for (std::size_t k = 0; k < n; ++k)
+        norm2 = fused_in<kHasFma>(a[k * n + j], a[k * n + j], norm2);
+      const double norm = square_root(norm2);
       for (std::size_t k = 0; k < n; ++k) a[k * n + j] /= norm;
       for (std::size_t i = j + 1; i < n; ++i) products[i] = 0.0;
       for (std::size_t k = 0; k < n; ++k) {
         const double q = a[k * n + j];
-        for (std::size_t i = j + 1; i < n; ++i) products[i] = fused(q, a[k * n + i], products[i]);
+        for (std::size_t i = j + 1; i < n; ++i)
+          products[i] = fused_in<kHasFma>(q, a[k * n + i], products[i]);
       }
       for (std::size_t k = 0; k < n; ++k) {
         const double q = -a[k * n + j];
-        for (std::size_t i = j + 1; i < n; ++i) a[k * n + i] = fused(q, products[i], a[k * n + i]);
+        for (std::size_t i = j + 1; i < n; ++i)
+          a[k * n + i] = fused_in<kHasFma>(q, products[i], a[k * n + i]);
       }
     }
   }
@@ -52,7 +62,7 @@ POLARQUANT_ALWAYS_INLINE void orthonormalize_columns(double* a, std::size_t n, d
 #if POLARQUANT_X86
 POLARQUANT_TARGET_AVX2 inline void orthonormalize_columns_fma(double* a, std::size_t n,
                                                               double* products) {
-  orthonormalize_columns(a, n, products);
+  orthonormalize_columns<true>(a, n, products);
 }
 #endif
 
@@ -65,10 +75,10 @@ inline std::vector<float> haar_matrix(std::size_t n, Random& random) {
   if (isa_is_available(Isa::kAvx2)) {  // The same operations, without a library call for each fma.
     orthonormalize_columns_fma(a.data(), n, products.data());
   } else {
-    orthonormalize_columns(a.data(), n, products.data());
+    orthonormalize_columns<false>(a.data(), n, products.data());
   }
 #else
-  orthonormalize_columns(a.data(), n, products.data());
+  orthonormalize_columns<false>(a.data(), n, products.data());
 #endif
   std::vector<float> result(n * n);
   for (std::size_t i = 0; i < n * n; ++i) result[i] = static_cast<float>(a[i]);
@@ -168,7 +178,7 @@ class Rotation {
       while (d % (2 * hadamard_order_) == 0) hadamard_order_ *= 2;
       order_ = d / hadamard_order_;
       const double order = static_cast<double>(hadamard_order_);
-      scale_ = 1.0 / (order * std::sqrt(order));
+      scale_ = 1.0 / (order * detail::square_root(order));
       for (int round = 0; round < kNumRounds; ++round) {
         std::vector<float> signs(d);
         for (float& sign : signs) sign = random.sign();
@@ -185,10 +195,22 @@ class Rotation {
   int head_dim() const { return head_dim_; }
   std::uint64_t seed() const { return seed_; }
 
-  // y = x S. x, y: [head_dim, kLanes], of float or double, not overlapping: kLanes vectors side by
-  // side, one by default.
-  template <std::size_t kLanes = 1, typename T>
-  POLARQUANT_ALWAYS_INLINE void apply(const T* x, T* y) const noexcept {
+  // y = x S. x, y: [head_dim], of float or double, not overlapping.
+  template <typename T>
+  void apply(const T* x, T* y) const noexcept {
+    apply_lanes<1>(x, y);
+  }
+
+  // x = y S^T, the inverse. Shapes as for apply.
+  template <typename T>
+  void apply_transpose(const T* y, T* x) const noexcept {
+    apply_transpose_lanes<1>(y, x);
+  }
+
+  // For kernels, whose instruction set they take on: the same for kLanes vectors side by side,
+  // [head_dim, kLanes].
+  template <std::size_t kLanes, typename T>
+  POLARQUANT_ALWAYS_INLINE void apply_lanes(const T* x, T* y) const noexcept {
     const std::size_t d = static_cast<std::size_t>(head_dim_);
     if (kind_ == RotationKind::kHaar) {
       detail::multiply_lanes<kLanes>(rounds_[0].matrix.data(), d, x, y);
@@ -203,9 +225,8 @@ class Rotation {
     scale<kLanes>(y);
   }
 
-  // x = y S^T, the inverse. Shapes as for apply.
-  template <std::size_t kLanes = 1, typename T>
-  POLARQUANT_ALWAYS_INLINE void apply_transpose(const T* y, T* x) const noexcept {
+  template <std::size_t kLanes, typename T>
+  POLARQUANT_ALWAYS_INLINE void apply_transpose_lanes(const T* y, T* x) const noexcept {
     const std::size_t d = static_cast<std::size_t>(head_dim_);
     if (kind_ == RotationKind::kHaar) {
       detail::multiply_lanes<kLanes>(rounds_[0].transposed.data(), d, y, x);

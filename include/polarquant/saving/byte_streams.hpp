@@ -34,7 +34,7 @@ class ByteSource {
   // The next num_bytes bytes, valid until the next call; null if there are fewer.
   virtual const std::byte* take(std::size_t num_bytes) = 0;
   // Bytes that are left; kUnknown if only reading tells.
-  static constexpr std::uint64_t kUnknown = std::numeric_limits<std::uint64_t>::max();
+  static constexpr std::uint64_t kUnknown = (std::numeric_limits<std::uint64_t>::max)();
   virtual std::uint64_t num_left() const = 0;
 };
 
@@ -181,8 +181,8 @@ class SectionReader {
     }
     const std::uint64_t found = number();
     if (found > most) {
-      throw_runtime_error({"loading: section \"", name_, "\" has ", found,
-                           " bytes, must have at most ", most});
+      throw_runtime_error(
+          {"loading: section \"", name_, "\" has ", found, " bytes, must have at most ", most});
     }
     padding_ = padding_of(found);
     return found;
@@ -190,8 +190,8 @@ class SectionReader {
   void begin(const char* name, std::uint64_t content) {
     const std::uint64_t found = begin_up_to(name, kUnlimited);
     if (found == content) return;
-    throw_runtime_error({"loading: section \"", name_, "\" has ", found, " bytes, must have ",
-                         content});
+    throw_runtime_error(
+        {"loading: section \"", name_, "\" has ", found, " bytes, must have ", content});
   }
   void end() {
     take(padding_);
@@ -214,7 +214,7 @@ class SectionReader {
   }
 
  private:
-  static constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
+  static constexpr std::uint64_t kUnlimited = (std::numeric_limits<std::uint64_t>::max)();
 
   ByteSource& source_;
   Checksum checksum_;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "polarquant/base/checksum.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
@@ -109,7 +110,7 @@ inline void read_rows(SectionReader& reader, std::size_t head_dim, std::size_t f
   for (std::size_t row = 0; row < count; ++row) {
     const std::byte* const bytes = reader.take(num_bytes);
     if (row == rows.capacity()) {
-      rows.resize(std::min(capacity, std::max(kPageTokens, 2 * row)), first, row);
+      rows.resize(std::min(capacity, (std::max)(kPageTokens, 2 * row)), first, row);
     }
     std::memcpy(rows.mutable_row(first + row), bytes, num_bytes);
   }
@@ -118,12 +119,12 @@ inline void read_rows(SectionReader& reader, std::size_t head_dim, std::size_t f
 inline void read_codes(SectionReader& reader, std::size_t num_bytes, std::size_t num_tokens,
                        PagePool& pages) {
   for (std::size_t first = 0; first < num_tokens; first += kPageTokens) {
-    const std::size_t count = std::min(kPageTokens, num_tokens - first);
+    const std::size_t count = (std::min)(kPageTokens, num_tokens - first);
     const std::byte* const codes = reader.take(count * num_bytes);
     pages.reserve(first + count, first);
     for (std::size_t row = 0; row < count; row += kTileTokens) {
       write_tile_rows(pages.tile((first + row) / kTileTokens), num_bytes,
-                      {codes + row * num_bytes, std::min(kTileTokens, count - row), num_bytes});
+                      {codes + row * num_bytes, (std::min)(kTileTokens, count - row), num_bytes});
     }
   }
 }
@@ -189,8 +190,7 @@ void load_from(ByteSource& source, KVCache<T>& cache, bool must_end = false,
   const std::uint64_t settings_size =
       header.version == 1 ? section_bytes(8 * 58) : settings_bytes(settings_of(storage));
   const SavedSizes sizes(storage, tokens, header.version);
-  if (counts.mean_is_pending > 1 ||
-      counts.num_tokens > std::numeric_limits<std::size_t>::max() ||
+  if (counts.mean_is_pending > 1 || counts.num_tokens > (std::numeric_limits<std::size_t>::max)() ||
       counts.num_tokens > header.total / sizes.least_token_bytes ||
       counts.num_encoded > counts.num_tokens || !can_hold(storage, tokens) ||
       kSavedHeaderBytes + settings_size + sizes.total != header.total) {
@@ -209,9 +209,8 @@ void load_from(ByteSource& source, KVCache<T>& cache, bool must_end = false,
 
   const auto section = [&](const char* title, std::uint64_t size, const auto& read) {
     reader.begin(title, size);
-    for_each_side(storage, [&](const Codec<A>& codec, Head& head, std::size_t, Side) {
-      read(codec, head);
-    });
+    for_each_side(storage,
+                  [&](const Codec<A>& codec, Head& head, std::size_t, Side) { read(codec, head); });
     reader.end();
   };
   section("SINK", sizes.sinks, [&](const Codec<A>& codec, Head& head) {
@@ -265,7 +264,10 @@ inline void read_given_means(SectionReader& reader, const SavedSettings& setting
   reader.end();
 }
 
-inline SavedCacheInfo read_info(ByteSource& source) {
+SavedCacheInfo read_info(ByteSource& source);
+
+#if !POLARQUANT_USES_COMPILED
+POLARQUANT_INLINE SavedCacheInfo read_info(ByteSource& source) {
   SectionReader reader(source);
   const SavedHeader header = read_header(source, reader);
   const SavedSettings settings = read_settings(reader, header.version);
@@ -308,6 +310,12 @@ inline SavedCacheInfo read_info(ByteSource& source) {
   read_given_means(reader, settings, header.total, config);
   return info;
 }
+#endif
+
+POLARQUANT_INSTANTIATE(void load_from<float>(ByteSource&, KVCache<float>&, bool,
+                                             const std::string&));
+POLARQUANT_INSTANTIATE(void load_from<double>(ByteSource&, KVCache<double>&, bool,
+                                              const std::string&));
 
 // Calls read(stream) for a file.
 template <typename Read>
@@ -315,8 +323,8 @@ void read_file(const std::string& path, const Read& read) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw_runtime_error({"loading: cannot read ", path});
   if (file.peek() == std::ifstream::traits_type::eof()) {
-    throw_runtime_error({"loading: ", path,
-                         file.bad() ? " is a folder or cannot be read" : " is empty"});
+    throw_runtime_error(
+        {"loading: ", path, file.bad() ? " is a folder or cannot be read" : " is empty"});
   }
   read(file);
 }

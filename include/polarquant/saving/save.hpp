@@ -11,6 +11,7 @@
 #include <string>
 
 #include "polarquant/base/checksum.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
@@ -36,15 +37,15 @@ inline void write_rows(const ExactRows& rows, std::size_t head_dim, std::size_t 
   }
 }
 
-inline void write_codes(const PagePool& pages, std::size_t num_bytes,
-                        const TokenSegments& segments, SectionWriter& writer) {
+inline void write_codes(const PagePool& pages, std::size_t num_bytes, const TokenSegments& segments,
+                        SectionWriter& writer) {
   for (std::size_t slot = segments.num_dropped; slot < segments.end_of_codes();) {
     const std::size_t count =
-        std::min(kPageTokens - slot % kPageTokens, segments.end_of_codes() - slot);
+        (std::min)(kPageTokens - slot % kPageTokens, segments.end_of_codes() - slot);
     writer.fill(count * num_bytes, [&](std::byte* codes) {
       for (std::size_t row = 0; row < count; row += kTileTokens) {
         read_tile_rows(pages.tile((slot + row) / kTileTokens), num_bytes,
-                       {codes + row * num_bytes, std::min(kTileTokens, count - row), num_bytes});
+                       {codes + row * num_bytes, (std::min)(kTileTokens, count - row), num_bytes});
       }
     });
     slot += count;
@@ -110,6 +111,9 @@ void save_to(const KVStorage<A>& storage, ByteSink& sink) {
                writer);
   });
 }
+
+POLARQUANT_INSTANTIATE(void save_to<float>(const KVStorage<float>&, ByteSink&));
+POLARQUANT_INSTANTIATE(void save_to<double>(const KVStorage<double>&, ByteSink&));
 
 }  // namespace detail
 

@@ -60,7 +60,7 @@ struct SavedSizes {
     sinks = tokens.segments.num_sinks() * row_bytes;
     codes = tokens.segments.num_encoded * code_bytes;
     recent = tokens.segments.num_recent() * row_bytes;
-    least_token_bytes = std::min(row_bytes, code_bytes);
+    least_token_bytes = (std::min)(row_bytes, code_bytes);
     total = section_bytes(8 * size_section_numbers(version)) +
             (version == 1 ? 0 : section_bytes(removed)) + section_bytes(means) +
             section_bytes(sinks) + section_bytes(codes) + section_bytes(recent);

@@ -47,8 +47,8 @@ struct SavedSettings {
   std::uint64_t num_recent_tokens = 0;
   std::uint64_t exact_type = 0;
   std::uint64_t centering = 0;
-  std::uint64_t num_centering_tokens = 0;  // 0 unless they are estimated
-  std::uint64_t calibration = 0;           // a checksum; 0: none
+  std::uint64_t num_centering_tokens = 0;   // 0 unless they are estimated
+  std::uint64_t calibration = 0;            // a checksum; 0: none
   std::uint64_t centered_sides = kAnySide;  // 1: keys, 2: values, 3: both
 
   static constexpr std::uint64_t kAnySide = 7;  // not known: version 1 does not say
@@ -121,7 +121,7 @@ inline void write_settings(const SavedSettings& settings, SectionWriter& writer)
                  8 * (kSideNumbers + side.numbers.size()));
     writer.fill(8, [&side](std::byte* out) {
       std::memset(out, 0, 8);
-      std::memcpy(out, side.family.data(), std::min<std::size_t>(side.family.size(), 8));
+      std::memcpy(out, side.family.data(), (std::min<std::size_t>)(side.family.size(), 8));
     });
     for (const std::uint64_t number :
          {side.rotation_kind, side.rotation_seed, side.rotation_checksum}) {
@@ -216,8 +216,8 @@ inline void check_settings(const SavedSettings& found, const SavedSettings& own)
   const auto compare = [](const char* what, const std::string& theirs, const std::string& ours,
                           bool are_equal) {
     if (are_equal) return;
-    throw_runtime_error({"loading: the saved cache has ", what, " ", theirs,
-                         ", this cache has ", ours});
+    throw_runtime_error(
+        {"loading: the saved cache has ", what, " ", theirs, ", this cache has ", ours});
   };
   const auto compare_numbers = [&compare](const char* what, std::uint64_t theirs,
                                           std::uint64_t ours) {

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/isa.hpp"
@@ -69,8 +71,8 @@ struct KVCacheConfig {
   std::vector<float> value_mean;
 
   // 2^40, or what a machine of 32 bits has instead.
-  static constexpr std::size_t kAllTokens = static_cast<std::size_t>(
-      std::uint64_t{1} << (sizeof(std::size_t) > 4 ? 40 : 30));
+  static constexpr std::size_t kAllTokens =
+      static_cast<std::size_t>(std::uint64_t{1} << (sizeof(std::size_t) > 4 ? 40 : 30));
 
   // Columns of the matrices of keys, values, queries and outputs.
   std::size_t key_columns() const { return columns(num_kv_heads, key_format); }
@@ -105,15 +107,17 @@ struct [[nodiscard]] Support {
 };
 inline Support is_supported(const KVCacheConfig& config) { return {config.problem()}; }
 
-inline std::string KVCacheConfig::problem() const {
+#if !POLARQUANT_USES_COMPILED
+POLARQUANT_INLINE std::string KVCacheConfig::problem() const {
   using detail::message;
   if (num_kv_heads < 1) return message({"num_kv_heads is ", num_kv_heads, ", must be at least 1"});
   if (num_query_heads < 1 || num_query_heads % num_kv_heads != 0) {
     return message({"num_query_heads is ", num_query_heads,
                     ", must be a multiple of num_kv_heads = ", num_kv_heads});
   }
-  for (const auto& [name, format] : {std::pair<const char*, const CodecFormat&>{"key_format", key_format},
-                                     std::pair<const char*, const CodecFormat&>{"value_format", value_format}}) {
+  for (const auto& [name, format] :
+       {std::pair<const char*, const CodecFormat&>{"key_format", key_format},
+        std::pair<const char*, const CodecFormat&>{"value_format", value_format}}) {
     const std::string found = format.problem();
     if (!found.empty()) return message({name, ": ", found});
   }
@@ -123,19 +127,19 @@ inline std::string KVCacheConfig::problem() const {
   if (arithmetic != Arithmetic::kExact && arithmetic != Arithmetic::kFixedPoint) {
     return message({"arithmetic is ", static_cast<int>(arithmetic), ", not an Arithmetic"});
   }
-  for (const std::string& found :
-       {detail::isa_problem(isa), segment_problem(), allocator.problem(),
-        mean_problem("key_mean", key_mean, key_format),
-        mean_problem("value_mean", value_mean, value_format)}) {
+  for (const std::string& found : {detail::isa_problem(isa), segment_problem(), allocator.problem(),
+                                   mean_problem("key_mean", key_mean, key_format),
+                                   mean_problem("value_mean", value_mean, value_format)}) {
     if (!found.empty()) return found;
   }
   return {};
 }
 
-inline std::string KVCacheConfig::segment_problem() const {
+POLARQUANT_INLINE std::string KVCacheConfig::segment_problem() const {
   using detail::message;
-  for (const auto& [name, count] : {std::pair<const char*, std::size_t>{"num_sink_tokens", num_sink_tokens},
-                                    std::pair<const char*, std::size_t>{"num_recent_tokens", num_recent_tokens}}) {
+  for (const auto& [name, count] :
+       {std::pair<const char*, std::size_t>{"num_sink_tokens", num_sink_tokens},
+        std::pair<const char*, std::size_t>{"num_recent_tokens", num_recent_tokens}}) {
     if (count > kAllTokens) {
       return message({name, " is ", count, ", must be at most kAllTokens = ", kAllTokens});
     }
@@ -157,8 +161,9 @@ inline std::string KVCacheConfig::segment_problem() const {
   return {};
 }
 
-inline std::string KVCacheConfig::mean_problem(const char* name, const std::vector<float>& mean,
-                                               const CodecFormat& format) const {
+POLARQUANT_INLINE std::string KVCacheConfig::mean_problem(const char* name,
+                                                          const std::vector<float>& mean,
+                                                          const CodecFormat& format) const {
   using detail::message;
   if (mean.empty()) return {};
   if (centering != Centering::kGiven) {
@@ -166,8 +171,8 @@ inline std::string KVCacheConfig::mean_problem(const char* name, const std::vect
   }
   const std::size_t size = columns(num_kv_heads, format);
   if (mean.size() != size) {
-    return message({name, " has ", mean.size(),
-                    " entries, must have num_kv_heads * head_dim = ", size});
+    return message(
+        {name, " has ", mean.size(), " entries, must have num_kv_heads * head_dim = ", size});
   }
   for (std::size_t i = 0; i < size; ++i) {
     if (detail::is_finite(mean[i])) continue;
@@ -175,5 +180,6 @@ inline std::string KVCacheConfig::mean_problem(const char* name, const std::vect
   }
   return {};
 }
+#endif
 
 POLARQUANT_END_NAMESPACE

@@ -23,11 +23,11 @@ inline double largest_of(FloatType type) {
     case FloatType::kFloat16:
       return 65504.0;
     case FloatType::kFloat32:
-      return std::numeric_limits<float>::max();
+      return (std::numeric_limits<float>::max)();
     case FloatType::kFloat64:
       break;
   }
-  return std::numeric_limits<double>::max();
+  return (std::numeric_limits<double>::max)();
 }
 
 // A ring of rows of head_dim numbers of one type, row-major, each padded with zeros to width()
@@ -73,8 +73,7 @@ class ExactRows {
   // Makes room for `capacity` rows in all; rows first .. first + count - 1 keep their contents.
   void resize(std::size_t capacity, std::size_t first, std::size_t count) {
     if (capacity == capacity_) return;
-    AlignedBuffer larger =
-        capacity == 0 ? AlignedBuffer() : AlignedBuffer(capacity * row_bytes());
+    AlignedBuffer larger = capacity == 0 ? AlignedBuffer() : AlignedBuffer(capacity * row_bytes());
     for (std::size_t index = first; index < first + count; ++index) {
       std::memcpy(larger.data() + index % capacity * row_bytes(), row(index), row_bytes());
     }

@@ -33,7 +33,7 @@ struct SideScratch {
     stride = ExactRows::padded_width(std::max(codec.keys().head_dim(), codec.values().head_dim()));
     rows = arena.template take<A>(kTileTokens * stride);
     codec_scratch = arena.template take<std::byte>(
-        std::max(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
+        (std::max)(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
     num_bytes = arena.used();
   }
 
@@ -71,7 +71,7 @@ struct HeadSide {
   static EncodeFailure check_exact(const T* row, const A* offset, std::size_t head_dim,
                                    double largest_number, double largest_norm) noexcept {
     const double largest = largest_magnitude<A>(row, head_dim);
-    if (largest > std::numeric_limits<double>::max()) return EncodeFailure::kNotFinite;
+    if (largest > (std::numeric_limits<double>::max)()) return EncodeFailure::kNotFinite;
     if (largest > largest_number) return EncodeFailure::kOutOfRange;
     if (offset == nullptr && largest * static_cast<double>(head_dim) <= largest_norm) {
       return EncodeFailure::kNone;
@@ -96,7 +96,8 @@ struct HeadSide {
   }
 
   // The mean of the first `count` slots, all of them recent, summed in their order.
-  void estimate_mean(const Codec<A>& codec, std::size_t count, const SideScratch<A>& work) noexcept {
+  void estimate_mean(const Codec<A>& codec, std::size_t count,
+                     const SideScratch<A>& work) noexcept {
     std::fill(mean.begin(), mean.end(), A(0));
     for (std::size_t slot = 0; slot < count; ++slot) {
       recent.load(slot, codec.vectors(), work.rows);
@@ -110,7 +111,8 @@ struct HeadSide {
     for (std::size_t row = 0; row < count; ++row) {
       A* const loaded = work.rows + row * work.stride;
       recent.load(first_slot + row, codec.vectors(), loaded);
-      for (std::size_t i = 0; offset != nullptr && i < codec.head_dim(); ++i) loaded[i] -= offset[i];
+      for (std::size_t i = 0; offset != nullptr && i < codec.head_dim(); ++i)
+        loaded[i] -= offset[i];
     }
     const EncodeResult result = encode({work.rows, count, work.stride}, codec, first_slot, work);
     static_cast<void>(result);
@@ -139,7 +141,7 @@ struct HeadSide {
               const SideScratch<A>& work) const noexcept {
     for (std::size_t token = 0; token < rows.count;) {
       if (segments.is_encoded(token)) {
-        const std::size_t count = std::min(kTileTokens, segments.first_recent() - token);
+        const std::size_t count = (std::min)(kTileTokens, segments.first_recent() - token);
         codec.decode_tile(pages.tile(segments.slot(token) / kTileTokens), rows.block(token, count),
                           work.codec_scratch);
         for (std::size_t t = token; offset != nullptr && t < token + count; ++t) {

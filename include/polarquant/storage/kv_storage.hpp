@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "polarquant/base/aligned_memory.hpp"
+#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
@@ -67,18 +68,7 @@ class KVStorage {
   }
 
   // The same tokens, in pages that both share until one of them writes.
-  KVStorage copy() const {
-    KVStorage result(config_, exact_type_, codec_);
-    for (const Side side : kSides) {
-      for (std::size_t head = 0; head < num_heads(); ++head) {
-        result.heads(side)[head] = heads(side)[head].copy(segments_);
-      }
-    }
-    result.segments_ = segments_;
-    result.removed_ = removed_;
-    result.mean_is_pending_ = mean_is_pending_;
-    return result;
-  }
+  KVStorage copy() const;
 
   const KVCacheConfig& config() const { return config_; }
   FloatType exact_type() const { return exact_type_; }
@@ -110,87 +100,17 @@ class KVStorage {
 
   // See KVCache::append.
   template <typename T>
-  AppendResult append(Rows<const T> keys, Rows<const T> values, std::byte* scratch) noexcept {
-    POLARQUANT_DCHECK(keys.count == values.count);
-    if (!has_room(keys.count)) return {EncodeFailure::kNoCapacity};
-    const Rows<const T> given[2] = {keys, values};
-    AppendResult result = check_exact_rows(given);
-    if (result.failure != EncodeFailure::kNone) return result;
-    const Scratch work(*codec_, scratch);
-    const TokenSegments segments_before = segments_;
-    const bool mean_was_pending = mean_is_pending_;
-    for (std::size_t row = 0; row < keys.count;) {
-      const std::size_t count = next_chunk(keys.count - row);
-      const Rows<const T> chunk[2] = {keys.block(row, count), values.block(row, count)};
-      if (segments_.num_tokens < segments_.max_sinks || has_window()) {
-        store_exact(chunk);
-        segments_.num_tokens += count;
-        settle(work);
-      } else {
-        result = encode(chunk, work);
-        if (result.failure != EncodeFailure::kNone) {
-          result.token += row;
-          segments_ = segments_before;
-          mean_is_pending_ = mean_was_pending;
-          return result;
-        }
-        segments_.num_tokens += count;
-        segments_.num_encoded += count;
-      }
-      row += count;
-    }
-    return {};
-  }
+  AppendResult append(Rows<const T> keys, Rows<const T> values, std::byte* scratch) noexcept;
 
   // See KVCache::encode_recent.
-  void encode_recent(std::size_t num_kept) {
-    if (mean_is_pending_ || segments_.num_recent() <= num_kept) return;
-    const std::size_t count = segments_.num_recent() - num_kept;
-    reserve_pages(segments_.num_encoded + count);
-    AlignedBuffer scratch(Scratch(*codec_, nullptr).num_bytes);
-    const Scratch work(*codec_, scratch.data());
-    for (std::size_t left = count; left > 0;) {
-      const std::size_t piece = std::min(left, segments_.rest_of_tile());
-      encode_oldest(piece, work);
-      left -= piece;
-    }
-  }
+  void encode_recent(std::size_t num_kept);
 
-  void reserve(std::size_t num_tokens) {
-    const std::size_t num_sinks = std::min(num_tokens, segments_.max_sinks);
-    const std::size_t num_slots = num_tokens - num_sinks;
-    for_each_head([&](Head& head) {
-      grow(head.sinks, num_sinks, segments_.max_sinks, 0, segments_.num_sinks());
-      grow(head.recent, ring_need(num_slots), ring_limit(), segments_.end_of_codes(),
-           segments_.num_recent());
-    });
-    reserve_pages(num_slots - std::min(num_slots, config_.num_recent_tokens));
-  }
+  void reserve(std::size_t num_tokens);
 
-  std::size_t capacity() const {
-    std::size_t sinks = std::numeric_limits<std::size_t>::max();
-    std::size_t ring = sinks;
-    std::size_t codes = sinks;
-    for_each_head([&](const Head& head) {
-      sinks = std::min(sinks, head.sinks.capacity());
-      ring = std::min(ring, head.recent.capacity());
-      codes = std::min(codes, head.pages.writable_end(segments_.end_of_codes()));
-    });
-    if (sinks < segments_.max_sinks) return sinks;
-    std::size_t slots = config_.num_recent_tokens + codes - segments_.num_dropped;
-    if (has_window() && ring < ring_limit()) slots = std::min(slots, ring);
-    return std::max(segments_.num_tokens, segments_.max_sinks + slots);
-  }
+  std::size_t capacity() const;
 
   // Gives back what the tokens held do not need.
-  void shrink() {
-    const std::size_t num_recent = segments_.num_recent();
-    for_each_head([&](Head& head) {
-      head.pages.shrink(segments_.end_of_codes());
-      head.sinks.resize(segments_.num_sinks(), 0, segments_.num_sinks());
-      head.recent.resize(round_up(num_recent), segments_.end_of_codes(), num_recent);
-    });
-  }
+  void shrink();
 
   void truncate(std::size_t num_tokens) {
     segments_.truncate(num_tokens);
@@ -201,12 +121,7 @@ class KVStorage {
   void remove(TokenRange tokens) { removed_.add(tokens); }
 
   // See KVCache::drop_front.
-  std::size_t drop_front(std::size_t num_tokens) {
-    const std::size_t num_dropped = segments_.drop(num_tokens);
-    removed_.forget(segments_.num_sinks(), num_dropped);
-    for_each_head([&](Head& head) { head.pages.drop_front(segments_.num_dropped); });
-    return num_dropped;
-  }
+  std::size_t drop_front(std::size_t num_tokens);
 
   void clear() {
     truncate(0);
@@ -278,35 +193,17 @@ class KVStorage {
   }
   // Rows that it needs for so many slots.
   std::size_t ring_need(std::size_t num_slots) const {
-    return has_window() ? std::min(ring_limit(), round_up(num_slots)) : std::size_t{0};
+    return has_window() ? (std::min)(ring_limit(), round_up(num_slots)) : std::size_t{0};
   }
 
   // Whether `count` more tokens fit without an allocation, in pages of this cache alone.
-  bool has_room(std::size_t count) const noexcept {
-    const std::size_t num_tokens = segments_.num_tokens + count;
-    const std::size_t num_sinks = std::min(num_tokens, segments_.max_sinks);
-    const std::size_t num_slots = num_tokens - num_sinks;
-    // What will be encoded ends here.
-    const std::size_t window = config_.num_recent_tokens;
-    std::size_t end = segments_.num_dropped + num_slots - std::min(num_slots, window);
-    if (window > 0) end = end / kTileTokens * kTileTokens;
-    const std::size_t first = segments_.end_of_codes();
-    for (const std::vector<Head>& side : heads_) {
-      for (const Head& head : side) {
-        if (head.sinks.capacity() < num_sinks || head.recent.capacity() < ring_need(num_slots) ||
-            (end > first && !head.pages.is_writable(first, end))) {
-          return false;
-        }
-      }
-    }
-    return true;
-  }
+  bool has_room(std::size_t count) const noexcept;
 
   // Doubles, so that growing token by token moves each row but a few times.
   static void grow(ExactRows& rows, std::size_t needed, std::size_t limit, std::size_t first,
                    std::size_t count) {
     if (needed <= rows.capacity()) return;
-    rows.resize(std::min(limit, std::max(needed, 2 * rows.capacity())), first, count);
+    rows.resize(std::min(limit, (std::max)(needed, 2 * rows.capacity())), first, count);
   }
 
   void reserve_pages(std::size_t num_encoded) {
@@ -318,115 +215,31 @@ class KVStorage {
   // How many of the next `left` tokens go the same way, within one tile.
   std::size_t next_chunk(std::size_t left) const {
     if (segments_.num_tokens < segments_.max_sinks) {
-      return std::min(left, segments_.max_sinks - segments_.num_tokens);
+      return (std::min)(left, segments_.max_sinks - segments_.num_tokens);
     }
-    std::size_t count = std::min(left, kTileTokens - segments_.num_slots() % kTileTokens);
+    std::size_t count = (std::min)(left, kTileTokens - segments_.num_slots() % kTileTokens);
     if (mean_is_pending_) {
-      count = std::min(count, config_.num_centering_tokens - segments_.num_recent());
+      count = (std::min)(count, config_.num_centering_tokens - segments_.num_recent());
     }
     return count;
   }
 
   // What comes to exact rows is checked before anything changes: nothing fails when it leaves them.
   template <typename T>
-  AppendResult check_exact_rows(const Rows<const T> (&given)[2]) const noexcept {
-    const std::size_t first = segments_.num_tokens;
-    const std::size_t all = first + given[0].count;
-    const std::size_t end =
-        config_.num_recent_tokens > 0
-            ? all
-            : std::min(all, segments_.max_sinks +
-                                (mean_is_pending_ ? config_.num_centering_tokens : 0));
-    for (std::size_t token = first; token < end; ++token) {
-      for (const Side side : kSides) {
-        const Codec<A>& codec = codec_->side(side);
-        const bool is_sink = token < segments_.max_sinks;
-        const FloatType number_type = codec.format().model().number_type();
-        const bool is_narrower = !is_sink && largest_of(number_type) < largest_of(exact_type_);
-        const FloatType type = is_narrower ? number_type : exact_type_;
-        // An eighth of the largest norm leaves room for a mean that is still to be estimated,
-        // which is no longer than the longest row, and for the factor of the norm, at most 2.
-        const double largest_norm = is_sink || codec.format().is_uncompressed()
-                                        ? std::numeric_limits<double>::infinity()
-                                        : largest_of(number_type) / 8;
-        const T* const row = given[static_cast<std::size_t>(side)].row(token - first);
-        for (std::size_t head = 0; head < num_heads(); ++head) {
-          const EncodeFailure failure = Head::check_exact(
-              row + head * codec.head_dim(), is_sink ? nullptr : mean_of(heads(side)[head]),
-              codec.head_dim(), largest_of(type), largest_norm);
-          if (failure == EncodeFailure::kNone) continue;
-          return {failure, token - first, static_cast<int>(head), side, type};
-        }
-      }
-    }
-    return {};
-  }
+  AppendResult check_exact_rows(const Rows<const T> (&given)[2]) const noexcept;
 
   template <typename T>
-  void store_exact(const Rows<const T> (&given)[2]) noexcept {
-    for (const Side side : kSides) {
-      const Rows<const T> rows = given[static_cast<std::size_t>(side)];
-      const std::size_t head_dim = codec_->side(side).head_dim();
-      for (std::size_t row = 0; row < rows.count; ++row) {
-        for (std::size_t head = 0; head < num_heads(); ++head) {
-          heads(side)[head].store_exact(segments_, segments_.num_tokens + row,
-                                        rows.row(row) + head * head_dim);
-        }
-      }
-    }
-  }
+  void store_exact(const Rows<const T> (&given)[2]) noexcept;
 
   // Encodes what has left the window.
-  void settle(const Scratch& work) noexcept {
-    if (mean_is_pending_) {
-      if (segments_.num_recent() < config_.num_centering_tokens) return;
-      for (const Side side : kSides) {
-        for (Head& head : heads(side)) {
-          head.estimate_mean(codec_->side(side), config_.num_centering_tokens, work);
-        }
-      }
-      mean_is_pending_ = false;
-    }
-    const std::size_t window = config_.num_recent_tokens;
-    while (segments_.num_recent() > window) {
-      const std::size_t out = segments_.num_recent() - window;
-      const std::size_t rest = segments_.rest_of_tile();
-      if (window > 0 && out < rest) break;  // Whole tiles only; without a window, all there is.
-      encode_oldest(std::min(out, rest), work);
-    }
-  }
+  void settle(const Scratch& work) noexcept;
 
   // Moves the `count` oldest recent tokens, which complete at most one tile, to the codes.
-  void encode_oldest(std::size_t count, const Scratch& work) noexcept {
-    for (std::size_t index = 0; index < num_heads(); ++index) {
-      for (const Side side : kSides) {
-        Head& head = heads(side)[index];
-        head.encode_recent(codec_->side(side), mean_of(head), segments_.end_of_codes(), count,
-                           work);
-      }
-    }
-    segments_.num_encoded += count;
-  }
+  void encode_oldest(std::size_t count, const Scratch& work) noexcept;
 
   // Encodes rows of one tile without a stop in the exact rows.
   template <typename T>
-  AppendResult encode(const Rows<const T> (&given)[2], const Scratch& work) noexcept {
-    for (std::size_t index = 0; index < num_heads(); ++index) {
-      for (const Side side : kSides) {
-        const Codec<A>& codec = codec_->side(side);
-        Head& head = heads(side)[index];
-        const Rows<const T> rows = given[static_cast<std::size_t>(side)];
-        const EncodeResult result =
-            head.encode_given(codec, mean_of(head), segments_.end_of_codes(),
-                              rows.block(0, rows.count, index * codec.head_dim()), work);
-        if (result.failure != EncodeFailure::kNone) {
-          return {result.failure, result.num_encoded, static_cast<int>(index), side,
-                  codec.format().model().number_type()};
-        }
-      }
-    }
-    return {};
-  }
+  AppendResult encode(const Rows<const T> (&given)[2], const Scratch& work) noexcept;
 
   KVCacheConfig config_;
   FloatType exact_type_;
@@ -436,6 +249,240 @@ class KVStorage {
   RemovedTokens removed_;
   bool mean_is_pending_ = false;  // to be estimated; until then all tokens stay exact
 };
+
+template <typename A>
+KVStorage<A> KVStorage<A>::copy() const {
+  KVStorage result(config_, exact_type_, codec_);
+  for (const Side side : kSides) {
+    for (std::size_t head = 0; head < num_heads(); ++head) {
+      result.heads(side)[head] = heads(side)[head].copy(segments_);
+    }
+  }
+  result.segments_ = segments_;
+  result.removed_ = removed_;
+  result.mean_is_pending_ = mean_is_pending_;
+  return result;
+}
+
+template <typename A>
+template <typename T>
+AppendResult KVStorage<A>::append(Rows<const T> keys, Rows<const T> values,
+                                  std::byte* scratch) noexcept {
+  POLARQUANT_DCHECK(keys.count == values.count);
+  if (!has_room(keys.count)) return {EncodeFailure::kNoCapacity};
+  const Rows<const T> given[2] = {keys, values};
+  AppendResult result = check_exact_rows(given);
+  if (result.failure != EncodeFailure::kNone) return result;
+  const Scratch work(*codec_, scratch);
+  const TokenSegments segments_before = segments_;
+  const bool mean_was_pending = mean_is_pending_;
+  for (std::size_t row = 0; row < keys.count;) {
+    const std::size_t count = next_chunk(keys.count - row);
+    const Rows<const T> chunk[2] = {keys.block(row, count), values.block(row, count)};
+    if (segments_.num_tokens < segments_.max_sinks || has_window()) {
+      store_exact(chunk);
+      segments_.num_tokens += count;
+      settle(work);
+    } else {
+      result = encode(chunk, work);
+      if (result.failure != EncodeFailure::kNone) {
+        result.token += row;
+        segments_ = segments_before;
+        mean_is_pending_ = mean_was_pending;
+        return result;
+      }
+      segments_.num_tokens += count;
+      segments_.num_encoded += count;
+    }
+    row += count;
+  }
+  return {};
+}
+
+template <typename A>
+void KVStorage<A>::encode_recent(std::size_t num_kept) {
+  if (mean_is_pending_ || segments_.num_recent() <= num_kept) return;
+  const std::size_t count = segments_.num_recent() - num_kept;
+  reserve_pages(segments_.num_encoded + count);
+  AlignedBuffer scratch(Scratch(*codec_, nullptr).num_bytes);
+  const Scratch work(*codec_, scratch.data());
+  for (std::size_t left = count; left > 0;) {
+    const std::size_t piece = (std::min)(left, segments_.rest_of_tile());
+    encode_oldest(piece, work);
+    left -= piece;
+  }
+}
+
+template <typename A>
+void KVStorage<A>::reserve(std::size_t num_tokens) {
+  const std::size_t num_sinks = (std::min)(num_tokens, segments_.max_sinks);
+  const std::size_t num_slots = num_tokens - num_sinks;
+  for_each_head([&](Head& head) {
+    grow(head.sinks, num_sinks, segments_.max_sinks, 0, segments_.num_sinks());
+    grow(head.recent, ring_need(num_slots), ring_limit(), segments_.end_of_codes(),
+         segments_.num_recent());
+  });
+  reserve_pages(num_slots - (std::min)(num_slots, config_.num_recent_tokens));
+}
+
+template <typename A>
+std::size_t KVStorage<A>::capacity() const {
+  std::size_t sinks = (std::numeric_limits<std::size_t>::max)();
+  std::size_t ring = sinks;
+  std::size_t codes = sinks;
+  for_each_head([&](const Head& head) {
+    sinks = (std::min)(sinks, head.sinks.capacity());
+    ring = (std::min)(ring, head.recent.capacity());
+    codes = (std::min)(codes, head.pages.writable_end(segments_.end_of_codes()));
+  });
+  if (sinks < segments_.max_sinks) return sinks;
+  std::size_t slots = config_.num_recent_tokens + codes - segments_.num_dropped;
+  if (has_window() && ring < ring_limit()) slots = (std::min)(slots, ring);
+  return (std::max)(segments_.num_tokens, segments_.max_sinks + slots);
+}
+
+template <typename A>
+void KVStorage<A>::shrink() {
+  const std::size_t num_recent = segments_.num_recent();
+  for_each_head([&](Head& head) {
+    head.pages.shrink(segments_.end_of_codes());
+    head.sinks.resize(segments_.num_sinks(), 0, segments_.num_sinks());
+    head.recent.resize(round_up(num_recent), segments_.end_of_codes(), num_recent);
+  });
+}
+
+template <typename A>
+std::size_t KVStorage<A>::drop_front(std::size_t num_tokens) {
+  const std::size_t num_dropped = segments_.drop(num_tokens);
+  removed_.forget(segments_.num_sinks(), num_dropped);
+  for_each_head([&](Head& head) { head.pages.drop_front(segments_.num_dropped); });
+  return num_dropped;
+}
+
+template <typename A>
+bool KVStorage<A>::has_room(std::size_t count) const noexcept {
+  const std::size_t num_tokens = segments_.num_tokens + count;
+  const std::size_t num_sinks = (std::min)(num_tokens, segments_.max_sinks);
+  const std::size_t num_slots = num_tokens - num_sinks;
+  // What will be encoded ends here.
+  const std::size_t window = config_.num_recent_tokens;
+  std::size_t end = segments_.num_dropped + num_slots - (std::min)(num_slots, window);
+  if (window > 0) end = end / kTileTokens * kTileTokens;
+  const std::size_t first = segments_.end_of_codes();
+  for (const std::vector<Head>& side : heads_) {
+    for (const Head& head : side) {
+      if (head.sinks.capacity() < num_sinks || head.recent.capacity() < ring_need(num_slots) ||
+          (end > first && !head.pages.is_writable(first, end))) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+template <typename A>
+template <typename T>
+AppendResult KVStorage<A>::check_exact_rows(const Rows<const T> (&given)[2]) const noexcept {
+  const std::size_t first = segments_.num_tokens;
+  const std::size_t all = first + given[0].count;
+  const std::size_t end =
+      config_.num_recent_tokens > 0
+          ? all
+          : (std::min)(all,
+                       segments_.max_sinks + (mean_is_pending_ ? config_.num_centering_tokens : 0));
+  for (std::size_t token = first; token < end; ++token) {
+    for (const Side side : kSides) {
+      const Codec<A>& codec = codec_->side(side);
+      const bool is_sink = token < segments_.max_sinks;
+      const FloatType number_type = codec.format().model().number_type();
+      const bool is_narrower = !is_sink && largest_of(number_type) < largest_of(exact_type_);
+      const FloatType type = is_narrower ? number_type : exact_type_;
+      // An eighth of the largest norm leaves room for a mean that is still to be estimated,
+      // which is no longer than the longest row, and for the factor of the norm, at most 2.
+      const double largest_norm = is_sink || codec.format().is_uncompressed()
+                                      ? std::numeric_limits<double>::infinity()
+                                      : largest_of(number_type) / 8;
+      const T* const row = given[static_cast<std::size_t>(side)].row(token - first);
+      for (std::size_t head = 0; head < num_heads(); ++head) {
+        const EncodeFailure failure = Head::check_exact(
+            row + head * codec.head_dim(), is_sink ? nullptr : mean_of(heads(side)[head]),
+            codec.head_dim(), largest_of(type), largest_norm);
+        if (failure == EncodeFailure::kNone) continue;
+        return {failure, token - first, static_cast<int>(head), side, type};
+      }
+    }
+  }
+  return {};
+}
+
+template <typename A>
+template <typename T>
+void KVStorage<A>::store_exact(const Rows<const T> (&given)[2]) noexcept {
+  for (const Side side : kSides) {
+    const Rows<const T> rows = given[static_cast<std::size_t>(side)];
+    const std::size_t head_dim = codec_->side(side).head_dim();
+    for (std::size_t row = 0; row < rows.count; ++row) {
+      for (std::size_t head = 0; head < num_heads(); ++head) {
+        heads(side)[head].store_exact(segments_, segments_.num_tokens + row,
+                                      rows.row(row) + head * head_dim);
+      }
+    }
+  }
+}
+
+template <typename A>
+void KVStorage<A>::settle(const Scratch& work) noexcept {
+  if (mean_is_pending_) {
+    if (segments_.num_recent() < config_.num_centering_tokens) return;
+    for (const Side side : kSides) {
+      for (Head& head : heads(side)) {
+        head.estimate_mean(codec_->side(side), config_.num_centering_tokens, work);
+      }
+    }
+    mean_is_pending_ = false;
+  }
+  const std::size_t window = config_.num_recent_tokens;
+  while (segments_.num_recent() > window) {
+    const std::size_t out = segments_.num_recent() - window;
+    const std::size_t rest = segments_.rest_of_tile();
+    if (window > 0 && out < rest) break;  // Whole tiles only; without a window, all there is.
+    encode_oldest(std::min(out, rest), work);
+  }
+}
+
+template <typename A>
+void KVStorage<A>::encode_oldest(std::size_t count, const Scratch& work) noexcept {
+  for (std::size_t index = 0; index < num_heads(); ++index) {
+    for (const Side side : kSides) {
+      Head& head = heads(side)[index];
+      head.encode_recent(codec_->side(side), mean_of(head), segments_.end_of_codes(), count, work);
+    }
+  }
+  segments_.num_encoded += count;
+}
+
+template <typename A>
+template <typename T>
+AppendResult KVStorage<A>::encode(const Rows<const T> (&given)[2], const Scratch& work) noexcept {
+  for (std::size_t index = 0; index < num_heads(); ++index) {
+    for (const Side side : kSides) {
+      const Codec<A>& codec = codec_->side(side);
+      Head& head = heads(side)[index];
+      const Rows<const T> rows = given[static_cast<std::size_t>(side)];
+      const EncodeResult result =
+          head.encode_given(codec, mean_of(head), segments_.end_of_codes(),
+                            rows.block(0, rows.count, index * codec.head_dim()), work);
+      if (result.failure != EncodeFailure::kNone) {
+        return {result.failure, result.num_encoded, static_cast<int>(index), side,
+                codec.format().model().number_type()};
+      }
+    }
+  }
+  return {};
+}
+
+POLARQUANT_INSTANTIATE(class KVStorage<float>);
+POLARQUANT_INSTANTIATE(class KVStorage<double>);
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

@@ -12,8 +12,8 @@
 
 #include "polarquant/base/aligned_memory.hpp"
 #include "polarquant/base/error.hpp"
-#include "polarquant/codes/tile.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/tile.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
@@ -77,7 +77,7 @@ class PagePool {
   std::size_t writable_end(std::size_t num_held) const {
     std::size_t page = num_held / kPageTokens;
     while (page < end_page() && !is_shared(pages_[page - first_page_])) ++page;
-    return std::max(num_held, page * kPageTokens);
+    return (std::max)(num_held, page * kPageTokens);
   }
 
   // Whether tokens first .. end - 1 can be written: their pages are there and nobody else's.
@@ -105,10 +105,10 @@ class PagePool {
   // held.
   void reserve(std::size_t num_tokens, std::size_t num_held = 0) {
     const std::size_t end = num_pages_of(num_tokens);
-    for (std::size_t page = std::max(num_held / kPageTokens, first_page_);
-         page < std::min(end, end_page()); ++page) {
+    for (std::size_t page = (std::max)(num_held / kPageTokens, first_page_);
+         page < (std::min)(end, end_page()); ++page) {
       std::byte*& place = pages_[page - first_page_];
-      if (is_shared(place)) own(place, num_held - std::min(num_held, page * kPageTokens));
+      if (is_shared(place)) own(place, num_held - (std::min)(num_held, page * kPageTokens));
     }
     if (end <= end_page()) return;
     const std::size_t num_pages = end - first_page_;
@@ -121,7 +121,7 @@ class PagePool {
     PagePool result(0, allocator_);
     result.tile_bytes_ = tile_bytes_;
     result.first_page_ = first_page_;
-    const std::size_t end = std::max(num_pages_of(num_tokens), first_page_);
+    const std::size_t end = (std::max)(num_pages_of(num_tokens), first_page_);
     result.pages_.assign(pages_.begin(), iterator_of(end));
     for (std::byte* const page : result.pages_) {
       owners(page).fetch_add(1, std::memory_order_relaxed);
@@ -131,7 +131,7 @@ class PagePool {
 
   // Gives back the pages that hold no token before num_tokens.
   void shrink(std::size_t num_tokens) {
-    const std::size_t end = std::max(num_pages_of(num_tokens), first_page_);
+    const std::size_t end = (std::max)(num_pages_of(num_tokens), first_page_);
     if (end >= end_page()) return;
     std::for_each(iterator_of(end), pages_.cend(), [this](std::byte* page) { release(page); });
     pages_.erase(iterator_of(end), pages_.cend());
@@ -140,7 +140,7 @@ class PagePool {
 
   // Gives back the pages that hold no token from num_tokens on.
   void drop_front(std::size_t num_tokens) {
-    const std::size_t first = std::min(num_tokens / kPageTokens, end_page());
+    const std::size_t first = (std::min)(num_tokens / kPageTokens, end_page());
     if (first <= first_page_) return;
     std::for_each(pages_.cbegin(), iterator_of(first), [this](std::byte* page) { release(page); });
     pages_.erase(pages_.cbegin(), iterator_of(first));
@@ -191,7 +191,7 @@ class PagePool {
   // A page of one owner, zero from byte `first_zero` on.
   std::byte* allocate(std::size_t first_zero) {
     void* const memory = allocator_.allocate == nullptr
-                             ? ::operator new(page_bytes(), std::align_val_t{kAlignment})
+                             ? ::operator new (page_bytes(), std::align_val_t{kAlignment})
                              : allocator_.allocate(allocator_.context, page_bytes());
     if (memory == nullptr) {
       throw_runtime_error("the page allocator has no " + std::to_string(page_bytes()) +
@@ -207,7 +207,7 @@ class PagePool {
     if (owners(page).fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     void* const memory = page - kHeaderBytes;
     if (allocator_.deallocate == nullptr) {
-      ::operator delete(memory, std::align_val_t{kAlignment});
+      ::operator delete (memory, std::align_val_t{kAlignment});
     } else {
       allocator_.deallocate(allocator_.context, memory, page_bytes());
     }

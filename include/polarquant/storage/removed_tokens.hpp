@@ -16,7 +16,7 @@ struct TokenRange {
   std::size_t count = (std::numeric_limits<std::size_t>::max)();
 
   std::size_t end_within(std::size_t num_tokens) const {
-    return first >= num_tokens ? num_tokens : first + std::min(count, num_tokens - first);
+    return first >= num_tokens ? num_tokens : first + (std::min)(count, num_tokens - first);
   }
   friend bool operator==(const TokenRange& x, const TokenRange& y) {
     return x.first == y.first && x.count == y.count;
@@ -40,8 +40,8 @@ class RemovedTokens {
         merged.push_back(range);
         continue;
       }
-      end = std::max(end, range.first + range.count);
-      added.first = std::min(added.first, range.first);
+      end = (std::max)(end, range.first + range.count);
+      added.first = (std::min)(added.first, range.first);
     }
     added.count = end - added.first;
     merged.insert(std::find_if(merged.begin(), merged.end(),
@@ -53,7 +53,7 @@ class RemovedTokens {
   // The tokens from `first` on, `count` of them, are no more: those behind them move up.
   void forget(std::size_t first, std::size_t count) noexcept {
     const auto moved = [first, count](std::size_t token) {
-      return token <= first ? token : token - std::min(count, token - first);
+      return token <= first ? token : token - (std::min)(count, token - first);
     };
     std::vector<TokenRange>::iterator kept = ranges_.begin();
     for (const TokenRange& range : ranges_) {
@@ -79,8 +79,8 @@ class RemovedTokens {
   template <typename Visit>
   void for_each_within(std::size_t first, std::size_t count, const Visit& visit) const noexcept {
     for (const TokenRange& range : ranges_) {
-      const std::size_t begin = std::max(range.first, first);
-      const std::size_t end = std::min(range.first + range.count, first + count);
+      const std::size_t begin = (std::max)(range.first, first);
+      const std::size_t end = (std::min)(range.first + range.count, first + count);
       if (begin < end) visit(begin - first, end - begin);
     }
   }

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "polarquant/codes/tile.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/tile.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -21,7 +21,7 @@ struct TokenSegments {
   std::size_t num_encoded = 0;
   std::size_t num_dropped = 0;  // a multiple of kTileTokens
 
-  std::size_t num_sinks() const { return std::min(num_tokens, max_sinks); }
+  std::size_t num_sinks() const { return (std::min)(num_tokens, max_sinks); }
   std::size_t first_recent() const { return num_sinks() + num_encoded; }
   std::size_t num_recent() const { return num_tokens - first_recent(); }
   std::size_t num_exact() const { return num_tokens - num_encoded; }
@@ -43,13 +43,13 @@ struct TokenSegments {
   // Forgets all but the first `count` tokens. What was encoded stays encoded.
   void truncate(std::size_t count) {
     num_tokens = count;
-    num_encoded = std::min(num_encoded, num_slots());
+    num_encoded = (std::min)(num_encoded, num_slots());
   }
 
   // Forgets the oldest encoded tokens, as many whole tiles as `count` tokens hold. Returns how many
   // tokens that is.
   std::size_t drop(std::size_t count) {
-    count = std::min(count, num_encoded) / kTileTokens * kTileTokens;
+    count = (std::min)(count, num_encoded) / kTileTokens * kTileTokens;
     num_tokens -= count;
     num_encoded -= count;
     num_dropped += count;

@@ -7,14 +7,14 @@
 #include <cstdint>
 #include <cstring>
 
-#include "polarquant/codes/codec_tables.hpp"
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/codes/code_layout.hpp"
-#include "polarquant/method/rotation.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/method/rotation.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -282,7 +282,7 @@ POLARQUANT_ALWAYS_INLINE void decode_tile(const CodecTables& tables, const Rotat
   unpack<kTileTokens>(tables, tile, scratch);
   expand_vectors<kTileTokens>(tables, scratch);
   T* const vectors = scratch.radii;  // No longer needed.
-  rotation.apply_transpose<kTileTokens>(scratch.values, vectors);
+  rotation.apply_transpose_lanes<kTileTokens>(scratch.values, vectors);
   for (std::size_t t = 0; t < rows.count; ++t) {
     for (std::size_t i = 0; i < tables.head_dim(); ++i) {
       rows.row(t)[i] = vectors[i * kTileTokens + t];

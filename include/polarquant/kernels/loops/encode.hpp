@@ -9,13 +9,13 @@
 #include <cstdint>
 #include <cstring>
 
-#include "polarquant/codes/codec_tables.hpp"
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/codes/code_layout.hpp"
-#include "polarquant/method/rotation.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/method/rotation.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -32,20 +32,20 @@ struct EncodeScratch {
 };
 
 POLARQUANT_ALWAYS_INLINE bool store_radius(FloatType type, double value, std::byte* out) {
-  const float single = static_cast<float>(value);
+  const std::uint32_t single = double_to_float_bits(value);
   if (type == FloatType::kBFloat16) {
-    const std::uint16_t bits = float_to_bfloat16(single);
+    const std::uint16_t bits = float_bits_to_bfloat16(single);
     std::memcpy(out, &bits, 2);
     return (bits & 0x7f80u) != 0x7f80u;
   }
   if (type == FloatType::kFloat16) {
-    const std::uint16_t bits = float_to_float16(single);
+    const std::uint16_t bits = float_bits_to_float16(single);
     std::memcpy(out, &bits, 2);
     return (bits & 0x7c00u) != 0x7c00u;
   }
   if (type == FloatType::kFloat32) {
     std::memcpy(out, &single, 4);
-    return (float_bits(single) & 0x7f800000u) != 0x7f800000u;
+    return (single & 0x7f800000u) != 0x7f800000u;
   }
   std::memcpy(out, &value, 8);
   return true;
@@ -99,11 +99,11 @@ POLARQUANT_ALWAYS_INLINE void quantize_quadrant(const AngleTable& table, const f
   for (std::size_t t = 0; t < kLanes; ++t) indices[t] = static_cast<std::uint8_t>(passed[t]);
 }
 
-// Square roots of `count` numbers in place. std::sqrt may set errno, so a loop over it does not
+// Square roots of `count` numbers in place. A square root may set errno, so a loop over it does not
 // vectorise; instruction sets bring their own.
 struct PlainRoots {
   static void take(float* values, std::size_t count) {
-    for (std::size_t t = 0; t < count; ++t) values[t] = std::sqrt(values[t]);
+    for (std::size_t t = 0; t < count; ++t) values[t] = square_root(values[t]);
   }
 };
 
@@ -187,11 +187,20 @@ POLARQUANT_ALWAYS_INLINE bool store_radii(const CodecTables& tables, const Encod
   bool fits = true;
   if (tables.format.radius_type == FloatType::kBFloat16) {  // The usual one, without branches.
     std::uint32_t largest = 0;
+    std::uint32_t smallest = 0xffffu;
     for (std::size_t t = 0; t < kLanes; ++t) {
       const double radius =
           static_cast<double>(scratch.radii[block * kLanes + t] * factors[t]) * scales[t];
       words[0][t] = float_to_bfloat16(static_cast<float>(radius));
       largest = words[0][t] > largest ? words[0][t] : largest;
+      smallest = words[0][t] < smallest ? words[0][t] : smallest;
+    }
+    if (smallest < 0x0080u) {  // A subnormal float, which a processor may have flushed, or zero.
+      for (std::size_t t = 0; t < kLanes; ++t) {
+        const double radius =
+            static_cast<double>(scratch.radii[block * kLanes + t] * factors[t]) * scales[t];
+        words[0][t] = float_bits_to_bfloat16(double_to_float_bits(radius));
+      }
     }
     store_word<kLanes>(tile, tables.layout.num_bytes(), block, words[0]);
     return largest < 0x7f80u;
@@ -244,7 +253,7 @@ POLARQUANT_ALWAYS_INLINE bool encode(const CodecTables& tables, const Rotation& 
                                      std::byte* tile) {
   const std::size_t d = tables.head_dim();
   const bool align = factor_depends_on_vector(tables.format.radius_meaning);
-  rotation.apply<kLanes>(scratch.given, scratch.radii);
+  rotation.apply_lanes<kLanes>(scratch.given, scratch.radii);
   for (std::size_t i = 0; align && i < d * kLanes; ++i) scratch.alignments[i] = scratch.radii[i];
   for (std::size_t level = 1; level <= tables.levels.size(); ++level) {
     const AngleTable& table = tables.levels[level - 1];

@@ -8,11 +8,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/kernels/loops/softmax.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/kernels/loops/softmax.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -24,6 +25,11 @@ inline constexpr std::size_t kExactLanes = 16;
 struct Float16ToFloat {
   POLARQUANT_ALWAYS_INLINE float operator()(std::uint16_t bits) const {
     return float16_to_float(bits);
+  }
+};
+struct Float16ToFloatByProduct {
+  POLARQUANT_ALWAYS_INLINE float operator()(std::uint16_t bits) const {
+    return float16_to_float_by_product(bits);
   }
 };
 struct BFloat16ToFloat {
@@ -53,7 +59,11 @@ template <typename T>
 POLARQUANT_ALWAYS_INLINE void expand(FloatType type, const std::byte* stored, std::size_t count,
                                      T* out) {
   if (type == FloatType::kFloat16) {
-    expand_as<std::uint16_t>(stored, count, out, Float16ToFloat{});
+    if (subnormals_are_zeros()) {
+      expand_as<std::uint16_t>(stored, count, out, Float16ToFloat{});
+    } else {
+      expand_as<std::uint16_t>(stored, count, out, Float16ToFloatByProduct{});
+    }
   } else if (type == FloatType::kBFloat16) {
     expand_as<std::uint16_t>(stored, count, out, BFloat16ToFloat{});
   } else if (type == FloatType::kFloat32) {
@@ -113,15 +123,34 @@ POLARQUANT_ALWAYS_INLINE void add_rows(const T* weights, Rows<const T> rows, std
   }
 }
 
-// logits[i] = cap tanh((logits[i] + shift) / cap), to 2e-7 cap; tanh from exp(-2 |x|), which cannot
-// overflow.
+// x tanh(y) / y with x = cap y: for |y| < 1/4 by its power series, whose error is below 1e-8 x and
+// vanishes with y, so that a large cap is no cap; beyond from exp(-2 |y|), which cannot overflow,
+// to 2e-7 cap.
+POLARQUANT_ALWAYS_INLINE float soft_cap(float x, float y, float cap) {
+  const float y2 = y * y;
+  float series = 62.0f / 2835.0f;
+  series = fused(series, y2, -17.0f / 315.0f);
+  series = fused(series, y2, 2.0f / 15.0f);
+  series = fused(series, y2, -1.0f / 3.0f);
+  const float small = fused(x, y2 * series, x);
+  const float magnitude = float_from_bits(float_bits(y) & 0x7fffffffu);
+  const float e = exp_nonpositive(-2.0f * magnitude);
+  const float large = cap * (1.0f - e) / (1.0f + e);
+  const std::uint32_t signed_large = float_bits(large) | (float_bits(y) & 0x80000000u);
+  return float_from_bits(
+      select_bits(float_bits(magnitude) < 0x3e800000u, float_bits(small), signed_large));
+}
+POLARQUANT_ALWAYS_INLINE double soft_cap(double x, double y, double cap) {
+  return y > -1e-9 && y < 1e-9 ? x : cap * std::tanh(y);
+}
+
+// logits[i] = cap tanh((logits[i] + shift) / cap).
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void cap_logits(T* logits, std::size_t count, T cap, T shift) {
   const T inverse = T(1) / cap;
   for (std::size_t i = 0; i < count; ++i) {
-    const T x = (logits[i] + shift) * inverse;
-    const T e = exp_nonpositive(T(-2) * std::abs(x));
-    logits[i] = std::copysign(cap * (T(1) - e) / (T(1) + e), x);
+    const T x = logits[i] + shift;
+    logits[i] = soft_cap(x, x * inverse, cap);
   }
 }
 

@@ -1,12 +1,12 @@
-// Rotation of one vector, in plain loops. Many at once: Rotation::apply with lanes.
+// Rotation of one vector, in plain loops. Many at once: Rotation::apply_lanes.
 #pragma once
 
 #include <cstddef>
 
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/method/rotation.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/method/rotation.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -43,7 +43,7 @@ POLARQUANT_ALWAYS_INLINE void rotate(const Rotation& rotation, const T* x, T* y)
   if (rotation.kind() == RotationKind::kHaar) {
     multiply_row(rotation.haar(), static_cast<std::size_t>(rotation.head_dim()), x, y);
   } else {
-    rotation.apply(x, y);
+    rotation.apply_lanes<1>(x, y);
   }
 }
 
@@ -53,7 +53,7 @@ POLARQUANT_ALWAYS_INLINE void rotate_back(const Rotation& rotation, const T* y, 
   if (rotation.kind() == RotationKind::kHaar) {
     multiply_row(rotation.haar_transposed(), static_cast<std::size_t>(rotation.head_dim()), y, x);
   } else {
-    rotation.apply_transpose(y, x);
+    rotation.apply_transpose_lanes<1>(y, x);
   }
 }
 

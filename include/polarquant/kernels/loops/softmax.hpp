@@ -8,8 +8,8 @@
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -17,7 +17,11 @@ namespace loops {
 
 // exp(x) for x <= 0, to 2 ULP; 0 below -87. A loop over it vectorises.
 POLARQUANT_ALWAYS_INLINE float exp_nonpositive(float x) {
-  const float clamped = x > -87.0f ? x : -87.0f;
+  // x is clamped, and what is beyond made 0, by integers, which order like magnitudes: of
+  // conditions on x g++ makes a branch around all of this, and no vectors.
+  constexpr std::uint32_t kLimit = 0xc2ae0000u;  // -87
+  const std::uint32_t bits = float_bits(x) | 0x80000000u;
+  const float clamped = float_from_bits(bits < kLimit ? bits : kLimit);
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
   const float shifted = clamped * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
@@ -31,7 +35,9 @@ POLARQUANT_ALWAYS_INLINE float exp_nonpositive(float x) {
   series = fused(series, f, 1.0f);
   series = fused(series, f, 1.0f);
   const std::uint32_t exponent = (float_bits(shifted) + 127u) << 23;
-  return x > -87.0f ? series * float_from_bits(exponent) : 0.0f;
+  const std::uint32_t mask =
+      static_cast<std::uint32_t>(static_cast<std::int32_t>(bits - kLimit) >> 31);
+  return float_from_bits(float_bits(series * float_from_bits(exponent)) & mask);
 }
 POLARQUANT_ALWAYS_INLINE double exp_nonpositive(double x) { return std::exp(x); }
 

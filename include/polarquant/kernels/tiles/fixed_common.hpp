@@ -6,10 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "polarquant/codes/codec_tables.hpp"
-#include "polarquant/codes/code_layout.hpp"
-#include "polarquant/codes/tile_tables.hpp"
+#include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/codes/tile_tables.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -55,7 +56,7 @@ inline float pair_query(const CodecTables& tables, const float* query, float* pr
   }
   // Beyond 1e37 the scale's inverse, which comes back in, would be subnormal.
   const float scale =
-      norm2 > 0.0 ? static_cast<float>(std::min(32000.0 / std::sqrt(norm2), 1e37)) : 0.0f;
+      norm2 > 0.0 ? static_cast<float>(std::min(32000.0 / square_root(norm2), 1e37)) : 0.0f;
   prepared[0] = norm2 > 0.0 ? 1.0f / scale : 0.0f;
   std::int16_t* const pairs = reinterpret_cast<std::int16_t*>(prepared + 16);
   const std::size_t half = 16 * tables.tile_tables.num_pairs;
@@ -69,16 +70,18 @@ inline float pair_query(const CodecTables& tables, const float* query, float* pr
 
 // What is added before a weight is rounded: multiples of the golden ratio modulo 1, less a half.
 // Each weight is then right on average, so that many tiny ones beside a large one do not all
-// vanish.
+// vanish. Made of integers: with -frounding-math g++ 12 miscompiles a constexpr conversion of
+// double to float that is not exact.
 struct Dither {
   float values[kRun * kTileTokens];
 
   constexpr Dither() : values() {
-    double value = 0.0;
+    std::uint64_t fraction = 0;  // of 2^64
     for (float& entry : values) {
-      entry = static_cast<float>(value);
-      value += 0.6180339887498949;
-      if (value >= 0.5) value -= 1.0;
+      // Its first 24 bits, the upper half of the range standing for what is below 0.
+      const std::int32_t bits = static_cast<std::int32_t>(fraction >> 40);
+      entry = static_cast<float>(bits < 0x800000 ? bits : bits - 0x1000000) * 0x1p-24f;
+      fraction += 0x9e3779b97f4a7c15ULL;  // 2^64 / golden ratio
     }
   }
 };
