@@ -2,7 +2,6 @@
 // one loads, holds what its bytes say, and is saved again as version 2.
 #include <gtest/gtest.h>
 
-#include <cctype>
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
@@ -275,22 +274,10 @@ TEST_P(Version1Test, SaysWhatItIs) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Files, Version1Test, testing::ValuesIn(version_1()),
-                         [](const auto& test) {
-                           std::string name;
-                           bool is_first = true;
-                           for (const char c : test.param.name) {
-                             if (c != '_') name += is_first ? static_cast<char>(std::toupper(c)) : c;
-                             is_first = c == '_';
-                           }
-                           return name;
-                         });
+                         polarquant_test::name_of_file);
 
 TEST(Version1FilesTest, EveryOneIsTested) {
-  std::size_t num_files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(kFolder)) {
-    num_files += entry.path().extension() == ".polarkv";
-  }
-  EXPECT_EQ(num_files, version_1().size());
+  EXPECT_EQ(polarquant_test::num_saved_files(kFolder), version_1().size());
 }
 
 }  // namespace

@@ -4,10 +4,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
@@ -198,6 +201,25 @@ void visit_type(polarquant::FloatType type, const Visit& visit) {
     case polarquant::FloatType::kFloat64:
       return visit(double());
   }
+}
+
+// The name of a file as the name of a test: SnakeCase.
+inline std::string name_of_file(const testing::TestParamInfo<SavedFile>& test) {
+  std::string name;
+  bool is_first = true;
+  for (const char c : test.param.name) {
+    if (c != '_') name += is_first ? static_cast<char>(std::toupper(c)) : c;
+    is_first = c == '_';
+  }
+  return name;
+}
+
+inline std::size_t num_saved_files(const std::string& folder) {
+  std::size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    count += entry.path().extension() == ".polarkv";
+  }
+  return count;
 }
 
 // One number of a type, from its bytes.
