@@ -179,6 +179,21 @@ TYPED_TEST(AttentionOptionsTest, SoftCapBoundsTheLogits) {
   }
 }
 
+// tanh of what is near zero keeps its digits: a large cap is nearly none.
+TYPED_TEST(AttentionOptionsTest, ALargeSoftCapIsNone) {
+  const RowMatrix<double> expected = this->expect_definition({});
+  for (const double cap : {1e3, 1e4, 1e6, 1e8, 1e12, 1e30}) {
+    PlainOptions options;
+    options.soft_cap = cap;
+    const RowMatrix<double> output = this->expect_definition(options);
+    if (cap >= 1e6) {
+      EXPECT_LE((output - expected).cwiseAbs().maxCoeff(),
+                attention_tolerance<typename TypeParam::T>(48))
+          << cap;
+    }
+  }
+}
+
 TYPED_TEST(AttentionOptionsTest, AlibiLowersLogitsByDistance) {
   PlainOptions options;
   options.alibi_slopes = {0.5, 0.25, 0.125, 0.0625, 0.03125, 0.0};

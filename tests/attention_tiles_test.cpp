@@ -61,9 +61,10 @@ class AttentionTilesTest : public testing::Test {
     Pages pages;
     for (std::size_t first = 0; first < kNumTokens;) {
       const std::size_t num_tiles = next_size();
-      pages.memory.emplace_back(num_tiles * (keys.tile_bytes() + values.tile_bytes()));
+      pages.memory.emplace_back(num_tiles * keys.tile_bytes());
       std::byte* const key_tiles = pages.memory.back().data();
-      std::byte* const value_tiles = key_tiles + num_tiles * keys.tile_bytes();
+      pages.memory.emplace_back(num_tiles * values.tile_bytes());
+      std::byte* const value_tiles = pages.memory.back().data();
       const std::size_t count = std::min(num_tiles * kTileTokens, kNumTokens - first);
       for (std::size_t done = 0; done < count; done += kTileTokens) {
         const std::size_t rows = std::min(kTileTokens, count - done);

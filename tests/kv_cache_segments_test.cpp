@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <stdexcept>
@@ -232,6 +233,41 @@ TYPED_TEST(KVCacheSegmentsTest, GeneratedTokensCanStayExact) {
   EXPECT_EQ(cache.num_encoded_tokens(), 543u);
 }
 
+// Speculative decoding without a loss: while drafts come and go, nothing is encoded, and what was
+// accepted is encoded when it has been.
+TYPED_TEST(KVCacheSegmentsTest, DraftsLeaveNothingBehindIfEncodingWaitsForThem) {
+  polarquant::Random random(31);
+  for (const Centering centering : {Centering::kNone, Centering::kEstimated}) {
+    KVCacheConfig config = TestFixture::config_of(4, KVCacheConfig::kAllTokens);
+    config.centering = centering;
+    config.num_centering_tokens = 50;
+    auto drafted = make_cache<typename TypeParam::T>(config);
+    auto plain = make_cache<typename TypeParam::T>(config);
+    const auto accept = [](auto& cache) {
+      const std::size_t num_kept = 40;
+      const std::size_t num_exact = cache.num_tokens() - cache.num_encoded_tokens();
+      if (num_exact >= 4 + num_kept + kTile) cache.encode_recent(num_kept);
+    };
+    for (Index token = 0; token + 8 < 400;) {
+      // Eight drafts, of which some are right.
+      const int num_right = polarquant_test::random_int(random, 0, 8);
+      this->append(drafted, token, num_right);
+      const Index num_wrong = 8 - num_right;
+      drafted.append(this->tokens_.keys.middleRows(500 + token / 4, num_wrong),
+                     this->tokens_.values.middleRows(500 + token / 4, num_wrong));
+      drafted.truncate(static_cast<std::size_t>(token + num_right));
+      for (Index i = 0; i < num_right; ++i) this->append(plain, token + i, 1);
+      accept(drafted);
+      accept(plain);
+      token += num_right;
+      ASSERT_EQ(drafted.num_encoded_tokens(), plain.num_encoded_tokens());
+    }
+    EXPECT_GT(plain.num_encoded_tokens(), 300u);
+    EXPECT_TRUE(state_of(drafted) == state_of(plain));
+    EXPECT_EQ(drafted.attend(this->queries_), plain.attend(this->queries_));
+  }
+}
+
 TYPED_TEST(KVCacheSegmentsTest, CallsOnRowsAllocateNothing) {
   using A = typename TypeParam::A;
   KVCacheConfig config = TestFixture::config_of(3, 40, FloatType::kFloat16);
@@ -327,6 +363,35 @@ TEST(KVCacheSegmentsFailureTest, RadiiThatCouldOverflowLaterAreRefusedNow) {
             std::string::npos)
       << message;
   EXPECT_EQ(cache.num_tokens(), 100u);
+}
+
+// A mean that is given makes small rows large; those near it are encoded from what is left.
+TEST(KVCacheSegmentsFailureTest, WhatIsEncodedLaterIsCheckedLessTheGivenMean) {
+  KVCacheConfig config = config_of(0, 32);
+  PolarFormat format = PolarFormat::paper(32);
+  format.radius_type = FloatType::kFloat16;
+  config.key_format = format;
+  config.centering = Centering::kGiven;
+  config.key_mean.assign(64, 20000.0f);
+  KVCache<float> cache(config);
+  const TokenRows<float> tokens(config, 160, 1);
+  const std::string message =
+      message_of<std::invalid_argument>([&] { tokens.append_to(cache, 0, 160); });
+  EXPECT_NE(message.find("the key of token 0, KV head 0 is beyond the range of float16"),
+            std::string::npos)
+      << message;
+  EXPECT_EQ(cache.num_tokens(), 0u);
+  cache.reserve(160);
+  const polarquant::AppendResult result = tokens.append_on_rows(cache, 0, 160);
+  EXPECT_EQ(result.failure, polarquant::EncodeFailure::kOutOfRange);
+  EXPECT_EQ(result.type, FloatType::kFloat16);
+  EXPECT_EQ(result.side, polarquant::Side::kKeys);
+  EXPECT_EQ(cache.num_tokens(), 0u);
+  const RowMatrix<float> near_mean = tokens.keys.array() + 20000.0f;
+  cache.append(near_mean, tokens.values);
+  EXPECT_EQ(cache.num_encoded_tokens(), 128u);
+  EXPECT_LT((cache.decode_keys(1) - near_mean.rightCols(32)).norm() / std::sqrt(160.0f * 32.0f),
+            0.5f);
 }
 
 TEST(KVCacheSegmentsFailureTest, ExactTokensHaveNoCode) {

@@ -223,7 +223,7 @@ class Codec {
                    Rows<A> scores, std::byte* scratch,
                    const std::byte* next = nullptr) const noexcept {
     POLARQUANT_DCHECK(prepared.count == scores.count);
-    POLARQUANT_DCHECK(detail::is_aligned(tiles) && "tiles must be aligned to 64 bytes");
+    POLARQUANT_DCHECK(is_tile_place(tiles) && "tiles must be aligned to 64 bytes");
     POLARQUANT_DCHECK(detail::is_aligned(prepared.data) && detail::is_aligned(scores.data));
     const Scratch work(*this, scratch);
     for_each_run(num_tiles, [&](std::size_t tile, std::size_t count) {
@@ -244,7 +244,7 @@ class Codec {
                         Rows<A> sums, std::byte* scratch,
                         const std::byte* next = nullptr) const noexcept {
     POLARQUANT_DCHECK(weights.count == sums.count);
-    POLARQUANT_DCHECK(detail::is_aligned(tiles) && "tiles must be aligned to 64 bytes");
+    POLARQUANT_DCHECK(is_tile_place(tiles) && "tiles must be aligned to 64 bytes");
     POLARQUANT_DCHECK(detail::is_aligned(weights.data) && detail::is_aligned(sums.data));
     const Scratch work(*this, scratch);
     for_each_run(num_tiles, [&](std::size_t tile, std::size_t count) {
@@ -347,6 +347,13 @@ class Codec {
     A* sums;            // [tile_sum_size]
     std::size_t num_bytes;
   };
+
+  // Whether a tile may lie here: of an odd number of bytes per vector every second one of tiles that
+  // follow each other is aligned to half a line only, and one may begin with it.
+  bool is_tile_place(const std::byte* tiles) const noexcept {
+    return detail::is_aligned(tiles) ||
+           (bytes_per_vector_ % 2 != 0 && detail::is_aligned(tiles + kAlignment / 2));
+  }
 
   static CodecFormat checked(CodecFormat format, const CodecSetup& setup) {
     const std::string found = format.problem();

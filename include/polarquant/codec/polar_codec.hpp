@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -84,7 +85,7 @@ class PolarModel final : public FormatModel {
       number("bits of join " + std::to_string(i),
              i < num_joins ? format.join_bits[static_cast<std::size_t>(i)] : 0);
     }
-    number("checksum of the codebooks", checksum_of(format.codebooks_or_offline()));
+    number("checksum of the codebooks", codebook_checksum());
     return result;
   }
 
@@ -92,7 +93,21 @@ class PolarModel final : public FormatModel {
     return other.polar() != nullptr && *other.polar() == format;
   }
 
-  PolarFormat format;
+  const PolarFormat format;
+
+ private:
+  // Made once, by whoever asks first: offline codebooks take milliseconds, and saving and loading
+  // ask for each side of each cache. Who asks at the same time makes the same number.
+  std::uint64_t codebook_checksum() const {
+    std::uint64_t checksum = codebook_checksum_.load(std::memory_order_relaxed);
+    if (checksum == 0) {
+      checksum = checksum_of(format.codebooks_or_offline());
+      codebook_checksum_.store(checksum, std::memory_order_relaxed);
+    }
+    return checksum;
+  }
+
+  mutable std::atomic<std::uint64_t> codebook_checksum_{0};
 };
 
 }  // namespace detail
