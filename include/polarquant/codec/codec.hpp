@@ -348,8 +348,8 @@ class Codec {
     std::size_t num_bytes;
   };
 
-  // Whether a tile may lie here: of an odd number of bytes per vector every second one of tiles that
-  // follow each other is aligned to half a line only, and one may begin with it.
+  // Whether a tile may lie here: of an odd number of bytes per vector every second one of tiles
+  // that follow each other is aligned to half a line only, and one may begin with it.
   bool is_tile_place(const std::byte* tiles) const noexcept {
     return detail::is_aligned(tiles) ||
            (bytes_per_vector_ % 2 != 0 && detail::is_aligned(tiles + kAlignment / 2));

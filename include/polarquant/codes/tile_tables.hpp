@@ -112,8 +112,8 @@ struct TileTables {
     second_bits = format.level_bits[1];
     combined = first_bits + second_bits <= 6;
     std::copy_n(format.level_bits.begin(), 4, block_bits);
-    const int upper_bits = std::max<int>(format.level_bits[2], format.level_bits[3]);
-    rest_bits = std::max(second_bits, upper_bits);
+    const int upper_bits = (std::max<int>)(format.level_bits[2], format.level_bits[3]);
+    rest_bits = (std::max)(second_bits, upper_bits);
     packed = first_bits + rest_bits <= 8 && 2 * first_bits + second_bits + upper_bits <= 16;
     num_blocks = static_cast<std::size_t>(format.head_dim) / kBlockWidth;
     num_pairs = (num_blocks + 1) / 2;
@@ -154,8 +154,8 @@ struct TileTables {
   std::size_t num_scratch_lanes() const {
     if (!usable) return 0;
     const std::size_t copy = has_byte_row ? num_words : 0;
-    return std::max(kMaxRun * (2 + num_blocks + 32 + 2 * kMaxRows + copy),
-                    copy + 15 + 2 * num_blocks + 2 * 16 * num_blocks);
+    return (std::max)(kMaxRun * (2 + num_blocks + 32 + 2 * kMaxRows + copy),
+                      copy + 15 + 2 * num_blocks + 2 * 16 * num_blocks);
   }
 
   // Registers that the level-1 tables of a query fill in 16 bits.
@@ -252,7 +252,7 @@ struct TileTables {
 
   Window window_at(CodeLayout::Field field) const {
     constexpr std::size_t kRowBytes = 2 * kTileTokens;
-    const std::size_t row = std::min<std::size_t>(field.bit_offset / 16, num_words - 1);
+    const std::size_t row = (std::min<std::size_t>)(field.bit_offset / 16, num_words - 1);
     return {static_cast<std::uint32_t>(row * kRowBytes),
             static_cast<std::uint32_t>(std::min(row + 1, num_words - 1) * kRowBytes),
             field.bit_offset % 16};

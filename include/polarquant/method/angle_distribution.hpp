@@ -160,8 +160,8 @@ class AngleDistribution {
     constexpr std::array<double, 4> kWeights = {0.36268378337836198297, 0.31370664587788728734,
                                                 0.22238103445337447054, 0.10122853629037625915};
     // Outside mean -+ 12 widths the density is below 1e-20 of its peak for every law there is.
-    low = std::max({low, 0.0, detail::exactly_fused(-12.0, width_, mean_)});
-    high = std::min({high, detail::kHalfPi, detail::exactly_fused(12.0, width_, mean_)});
+    low = (std::max)({low, 0.0, detail::exactly_fused(-12.0, width_, mean_)});
+    high = (std::min)({high, detail::kHalfPi, detail::exactly_fused(12.0, width_, mean_)});
     if (!(high > low)) return 0.0;
     const int num_panels = 1 + static_cast<int>((high - low) / width_);
     const double half_panel = 0.5 * (high - low) / num_panels;
