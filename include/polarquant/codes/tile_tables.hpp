@@ -169,7 +169,7 @@ struct TileTables {
   }
 
   static std::int16_t to_fraction(double value) {
-    return static_cast<std::int16_t>(std::lrint(std::min(value * 32768.0, 32767.0)));
+    return static_cast<std::int16_t>(std::lrint((std::min)(value * 32768.0, 32767.0)));
   }
 
  private:
@@ -254,7 +254,7 @@ struct TileTables {
     constexpr std::size_t kRowBytes = 2 * kTileTokens;
     const std::size_t row = (std::min<std::size_t>)(field.bit_offset / 16, num_words - 1);
     return {static_cast<std::uint32_t>(row * kRowBytes),
-            static_cast<std::uint32_t>(std::min(row + 1, num_words - 1) * kRowBytes),
+            static_cast<std::uint32_t>((std::min)(row + 1, num_words - 1) * kRowBytes),
             field.bit_offset % 16};
   }
 

@@ -115,7 +115,7 @@ POLARQUANT_COLD inline std::vector<double> point_density_quantiles(const AngleDi
   const int p = (law.a() - 1) / 3;
   const int q = (law.b() - 1) / 3;
   const AngleDistribution shape =
-      AngleDistribution::of_join(std::max(2, (p + 1) / 2 * 2), (std::max)(2, (q + 1) / 2 * 2));
+      AngleDistribution::of_join((std::max)(2, (p + 1) / 2 * 2), (std::max)(2, (q + 1) / 2 * 2));
   std::vector<double> mass(kGrid + 1, 0.0);
   for (int i = 0; i < kGrid; ++i) {
     const double density = shape.density((i + 0.5) * kStep);

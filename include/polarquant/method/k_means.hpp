@@ -110,7 +110,7 @@ inline AngleCodebook AngleCodebook::k_means(std::vector<double> angles,
       if (center >= upper) center -= upper;
     }
   } else {
-    for (double& center : centers) center = (std::min)(std::max(center, 0.0), upper);
+    for (double& center : centers) center = (std::min)((std::max)(center, 0.0), upper);
   }
   std::sort(centers.begin(), centers.end());
   return AngleCodebook(std::move(centers), options.circular);

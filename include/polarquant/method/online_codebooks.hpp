@@ -78,7 +78,7 @@ CodebookSet online_codebooks(const PolarFormat& format, const Rotation& rotation
     for (std::size_t k = 0; k < samples.size(); ++k) {
       if (row % stride[k] != 0) continue;
       const bool is_join = k >= num_levels;
-      const int level = static_cast<int>(std::min(k, num_levels)) + 1;
+      const int level = static_cast<int>((std::min)(k, num_levels)) + 1;
       const std::size_t first =
           static_cast<std::size_t>(shape.first_angle(level)) + (is_join ? k - num_levels : 0);
       const std::size_t count = is_join ? 1 : static_cast<std::size_t>(shape.num_angles(level));

@@ -30,7 +30,8 @@ template <typename A>
 struct SideScratch {
   SideScratch(const KVCodec<A>& codec, std::byte* base) {
     ScratchArena arena(base);
-    stride = ExactRows::padded_width(std::max(codec.keys().head_dim(), codec.values().head_dim()));
+    stride =
+        ExactRows::padded_width((std::max)(codec.keys().head_dim(), codec.values().head_dim()));
     rows = arena.template take<A>(kTileTokens * stride);
     codec_scratch = arena.template take<std::byte>(
         (std::max)(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));

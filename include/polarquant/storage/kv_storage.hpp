@@ -188,8 +188,8 @@ class KVStorage {
   // and a chunk that has just come; or all that is waited for before the first is encoded.
   std::size_t ring_limit() const {
     const std::size_t window = config_.num_recent_tokens;
-    return round_up(std::max(window > 0 ? window + 2 * kTileTokens : 0,
-                             mean_is_pending_ ? config_.num_centering_tokens : 0));
+    return round_up((std::max)(window > 0 ? window + 2 * kTileTokens : 0,
+                               mean_is_pending_ ? config_.num_centering_tokens : 0));
   }
   // Rows that it needs for so many slots.
   std::size_t ring_need(std::size_t num_slots) const {
@@ -203,7 +203,7 @@ class KVStorage {
   static void grow(ExactRows& rows, std::size_t needed, std::size_t limit, std::size_t first,
                    std::size_t count) {
     if (needed <= rows.capacity()) return;
-    rows.resize(std::min(limit, (std::max)(needed, 2 * rows.capacity())), first, count);
+    rows.resize((std::min)(limit, (std::max)(needed, 2 * rows.capacity())), first, count);
   }
 
   void reserve_pages(std::size_t num_encoded) {
@@ -446,7 +446,7 @@ void KVStorage<A>::settle(const Scratch& work) noexcept {
     const std::size_t out = segments_.num_recent() - window;
     const std::size_t rest = segments_.rest_of_tile();
     if (window > 0 && out < rest) break;  // Whole tiles only; without a window, all there is.
-    encode_oldest(std::min(out, rest), work);
+    encode_oldest((std::min)(out, rest), work);
   }
 }
 

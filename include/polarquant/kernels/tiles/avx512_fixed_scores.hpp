@@ -130,7 +130,7 @@ POLARQUANT_AVX512_INLINE void score_run_fixed(const CodecTables& tables, const T
     for (std::size_t row = 0; row < prepared.count; row += kSharedRows) {
       const Rows<const float> own = {queries.row(row), 0, queries.stride};
       Lanes* const sums = memory.sums + row * kRun * 2;
-      switch (std::min(kSharedRows, prepared.count - row)) {
+      switch ((std::min)(kSharedRows, prepared.count - row)) {
         case 1:
           multiply_queries<1>(memory.vectors, run.count, own, 16 * pair, sums);
           break;

@@ -111,7 +111,7 @@ POLARQUANT_AVX512_INLINE void accumulate_run_fixed(const CodecTables& tables, co
     for (std::size_t row = 0; row < weights.count; row += kSharedRows) {
       const Rows<float> own = {sums.row(row) + block * 16 * kTileTokens, 0, sums.stride};
       const Lanes* const lanes = memory.sums + row * kRun;
-      switch (std::min(kSharedRows, weights.count - row)) {
+      switch ((std::min)(kSharedRows, weights.count - row)) {
         case 1:
           multiply_weights<1>(memory.vectors, run.count, lanes, units + row, own);
           break;

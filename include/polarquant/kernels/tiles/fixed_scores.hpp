@@ -198,7 +198,7 @@ POLARQUANT_WORDS_TARGET void score_run(const CodecTables& tables, const TileRun&
     for (std::size_t row = 0; row < prepared.count; row += kSharedSums) {
       const Rows<const float> own = {prepared.row(row) + 16 + 16 * pair, 0, prepared.stride};
       Lanes* const sums = memory.sums + row * kRun * 2;
-      switch (std::min(kSharedSums, prepared.count - row)) {
+      switch ((std::min)(kSharedSums, prepared.count - row)) {
         case 1:
           multiply_queries<1>(memory.vectors, run.count, own, sums);
           break;

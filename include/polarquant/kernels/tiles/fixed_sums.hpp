@@ -102,7 +102,7 @@ POLARQUANT_WORDS_TARGET void accumulate_run(const CodecTables& tables, const Til
     for (std::size_t row = 0; row < weights.count; row += kSharedSums) {
       const Rows<float> own = {sums.row(row) + block * 16 * kTileTokens, 0, sums.stride};
       const Lanes* const lanes = memory.sums + row * kRun;
-      switch (std::min(kSharedSums, weights.count - row)) {
+      switch ((std::min)(kSharedSums, weights.count - row)) {
         case 1:
           multiply_weights<1>(memory.vectors, run.count, lanes, units + row, own);
           break;
