@@ -159,6 +159,14 @@ struct HeadSide {
     }
   }
 
+  // The code in a slot.
+  std::vector<std::byte> code(const Codec<A>& codec, std::size_t slot) const {
+    std::vector<std::byte> result(codec.bytes_per_vector());
+    read_tile_slot(pages.tile(slot / kTileTokens), result.size(), slot % kTileTokens,
+                   result.data());
+    return result;
+  }
+
   PagePool pages;
   ExactRows sinks;      // by token
   ExactRows recent;     // by slot
