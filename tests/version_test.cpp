@@ -39,7 +39,25 @@ TEST(VersionTest, InlineNamespaceTellsReleaseFromCheckedBuilds) {
 #endif
 }
 
+<<<<<<< HEAD
 TEST(VersionTest, NamesAreFoundWithoutTheInlineNamespace) {
+=======
+TEST(Version, inline_namespace_tells_flags_of_float_arithmetic) {
+  const std::string name = POLARQUANT_TEST_TEXT(POLARQUANT_ABI_NAMESPACE);
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__)
+  EXPECT_NE(name.find("_fast"), std::string::npos);
+#else
+  EXPECT_EQ(name.find("_fast"), std::string::npos);
+#endif
+#if defined(__ROUNDING_MATH__) && !defined(__FAST_MATH__)
+  EXPECT_NE(name.find("_rounding"), std::string::npos);
+#else
+  EXPECT_EQ(name.find("_rounding"), std::string::npos);
+#endif
+}
+
+TEST(Version, names_are_found_without_the_inline_namespace) {
+>>>>>>> 7cd37e9e53ca48df21a498d6e6c5e740eade7661
   const bool same =
       std::is_same_v<polarquant::VersionProbe, polarquant::POLARQUANT_ABI_NAMESPACE::VersionProbe>;
   EXPECT_TRUE(same);
