@@ -32,7 +32,7 @@ using polarquant_test::name_of;
 using polarquant_test::tile_config;
 using polarquant_test::tile_formats;
 
-using Avx512FloatTest = polarquant_test::TileKernelsFixture;
+using Avx512FloatTest = polarquant_test::FloatTilesFixture;
 
 // Scores to 1e-6 of ||q|| ||k||, outputs to 1e-6 of ||v||; both sides sum in float.
 void expect_equal_attention(const KVCacheConfig& config, Index num_tokens, Index num_queries) {

@@ -36,14 +36,12 @@ using polarquant_test::format_of;
 using polarquant_test::gaussian_matrix;
 using polarquant_test::gaussian_vector;
 using polarquant_test::GuardedBytes;
+using polarquant_test::kRotations;
 using polarquant_test::make_rotation;
 using polarquant_test::norm_of;
 using polarquant_test::random_format;
 using polarquant_test::random_int;
 using polarquant_test::ScopedIsa;
-
-constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
-                                       RotationKind::kHaar};
 
 template <typename A>
 PolarCodec<A> codec_of(Isa isa, const PolarFormat& format, RotationKind kind) {
@@ -250,7 +248,7 @@ class KernelsTest : public testing::TestWithParam<Isa> {
 
 // scalar against itself would prove nothing, but it shows that the test's own scaffolding holds.
 INSTANTIATE_TEST_SUITE_P(Isas, KernelsTest,
-                         testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon),
+                         testing::ValuesIn(polarquant_test::kIsas),
                          [](const auto& tested) { return std::string(isa_name(tested.param)); });
 
 // A name begins with the instruction set; what follows are the kernels on tiles, for floats alone.
@@ -265,8 +263,7 @@ TEST_P(KernelsTest, KernelNameTellsTheIsaThatWasForced) {
   const std::string of_floats =
       codec_of<float>(GetParam(), paper, RotationKind::kNone).kernel_name();
   // AVX-512 falls back to its loops where it has no VBMI2 or VNNI.
-  const bool has_tiles = GetParam() != Isa::kScalar &&
-                         (GetParam() != Isa::kAvx512 || polarquant_test::has_tile_kernels());
+  const bool has_tiles = polarquant_test::has_fixed_tiles(GetParam());
   EXPECT_EQ(of_floats, name + (has_tiles ? " tiles, 16-bit" : " loops"));
 }
 
