@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <string>
+#include <vector>
 
 #include "baselines/exact_attention.hpp"
 #include "sample.hpp"
@@ -43,7 +44,7 @@ double largest_relative_error(const RowMatrix<float>& fixed, const RowMatrix<flo
 TEST_P(FixedSumsTest, AttentionOverRandomTokensIsOffByATenthOfAPercentAndAHalfAtMost) {
   double largest = 0.0;
   for (const PolarFormat& format : tile_formats()) {
-    for (const Index num_tokens : {40, kSanitized ? 600 : 2000}) {
+    for (const Index num_tokens : {40, kSanitized ? 600 : 1000}) {
       const RowMatrix<float> keys = gaussian_matrix<float>(num_tokens, format.head_dim, 1);
       const RowMatrix<float> values = gaussian_matrix<float>(num_tokens, format.head_dim, 2);
       const RowMatrix<float> queries = gaussian_matrix<float>(8, format.head_dim, 3);
@@ -61,7 +62,7 @@ TEST_P(FixedSumsTest, AttentionOverRandomTokensIsOffByATenthOfAPercentAndAHalfAt
 // Equal values leave no chance that roundings cancel.
 TEST_P(FixedSumsTest, AttentionOverEqualValuesIsThatValue) {
   for (const PolarFormat& format : tile_formats()) {
-    for (const Index num_tokens : {40, kSanitized ? 600 : 2000}) {
+    for (const Index num_tokens : {40, kSanitized ? 600 : 1000}) {
       const RowMatrix<float> keys = gaussian_matrix<float>(num_tokens, format.head_dim, 1);
       const RowMatrix<float> values =
           gaussian_matrix<float>(1, format.head_dim, 2).replicate(num_tokens, 1);
@@ -82,21 +83,21 @@ TEST_P(FixedSumsTest, OnTheRealSampleTheErrorIsSmallBesideThatOfTheCodes) {
   const polarquant_demo::Sample sample =
       polarquant_demo::load_sample(std::string(POLARQUANT_SOURCE_DIR) + "/data/smollm2-135m");
   const polarquant_demo::HeadShape& shape = sample.shape;
-  for (const PolarFormat& format :
-       {PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25),
-        PolarFormat::full_depth(64, 3.625), PolarFormat::full_depth(64, 4.25),
-        PolarFormat::full_depth(64, 4.625)}) {
-    KVCacheConfig config = tile_config(format, format);
-    config.num_kv_heads = shape.num_kv_heads;
-    config.num_query_heads = shape.num_query_heads;
-    double largest = 0.0;
-    for (const polarquant_demo::Layer& layer : sample.layers) {
-      const RowMatrix<float> queries = layer.queries.bottomRows(kSanitized ? 20 : 190);
+  const std::vector<PolarFormat> formats = {
+      PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25), PolarFormat::full_depth(64, 3.625),
+      PolarFormat::full_depth(64, 4.25), PolarFormat::full_depth(64, 4.625)};
+  std::vector<double> largest(formats.size());
+  for (const polarquant_demo::Layer& layer : sample.layers) {
+    const RowMatrix<float> queries = layer.queries.bottomRows(kSanitized ? 20 : 190);
+    const RowMatrix<double> truth = polarquant_baselines::exact_attention(
+        shape, polarquant_baselines::exact_scores(shape, queries, layer.keys), layer.values);
+    for (std::size_t k = 0; k < formats.size(); ++k) {
+      KVCacheConfig config = tile_config(formats[k], formats[k]);
+      config.num_kv_heads = shape.num_kv_heads;
+      config.num_query_heads = shape.num_query_heads;
       const CachePair caches(GetParam(), config, layer.keys, layer.values);
       const RowMatrix<double> exact = caches.exact.attend(queries).cast<double>();
       const RowMatrix<double> fixed = caches.fixed.attend(queries).cast<double>();
-      const RowMatrix<double> truth = polarquant_baselines::exact_attention(
-          shape, polarquant_baselines::exact_scores(shape, queries, layer.keys), layer.values);
       double sum = 0.0;
       for (Index i = 0; i < queries.rows(); ++i) {
         for (Index head = 0; head < shape.num_query_heads; ++head) {
@@ -107,11 +108,13 @@ TEST_P(FixedSumsTest, OnTheRealSampleTheErrorIsSmallBesideThatOfTheCodes) {
         }
       }
       const double mean = sum / static_cast<double>(queries.rows() * shape.num_query_heads);
-      EXPECT_LE(mean, 0.01) << name_of(format) << ", layer " << layer.name;
-      largest = std::max(largest, mean);
+      EXPECT_LE(mean, 0.01) << name_of(formats[k]) << ", layer " << layer.name;
+      largest[k] = std::max(largest[k], mean);
     }
-    RecordProperty("largest_mean_" + std::to_string(format.bytes_per_vector()),
-                   std::to_string(largest));
+  }
+  for (std::size_t k = 0; k < formats.size(); ++k) {
+    RecordProperty("largest_mean_" + std::to_string(formats[k].bytes_per_vector()),
+                   std::to_string(largest[k]));
   }
 }
 
