@@ -137,17 +137,17 @@ TEST(CodecSettingTest, OfPolarFormatsAreAsManyAndTellThemApart) {
   const PolarFormat paper = PolarFormat::paper(64);
   polarquant::CodebookSet other = offline_codebooks(paper);
   other.levels[3] = polarquant::AngleCodebook::from_centroids({0.1, 0.2, 0.3, 0.4}, false);
-  const std::vector<CodecFormat> formats = {paper,
-                                            PolarFormat::paper(128),
-                                            with_meaning(paper, RadiusMeaning::kNorm),
-                                            with_meaning(paper, RadiusMeaning::kUnbiased,
-                                                         FloatType::kFloat16),
-                                            format_of(64, {4, 2, 2, 3}),
-                                            format_of(112, {4, 2, 2, 2, 2, 2}, {2, 3}),
-                                            format_of(112, {4, 2, 2, 2, 2, 2}, {3, 2}),
-                                            with_codebooks(paper, other),
-                                            PolarFormat::uncompressed(64),
-                                            PolarFormat::uncompressed(64, FloatType::kFloat32)};
+  const std::vector<CodecFormat> formats = {
+      paper,
+      PolarFormat::paper(128),
+      with_meaning(paper, RadiusMeaning::kNorm),
+      with_meaning(paper, RadiusMeaning::kUnbiased, FloatType::kFloat16),
+      format_of(64, {4, 2, 2, 3}),
+      format_of(112, {4, 2, 2, 2, 2, 2}, {2, 3}),
+      format_of(112, {4, 2, 2, 2, 2, 2}, {3, 2}),
+      with_codebooks(paper, other),
+      PolarFormat::uncompressed(64),
+      PolarFormat::uncompressed(64, FloatType::kFloat32)};
   const auto values_of = [](const CodecFormat& format) {
     std::vector<std::uint64_t> values;
     for (const CodecSetting& setting : format.model().settings()) values.push_back(setting.value);

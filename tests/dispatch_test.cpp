@@ -54,9 +54,8 @@ TEST(KernelsDispatchTest, AMissingIsaIsAnErrorOfTheCodec) {
 
 TEST(KernelsDispatchTest, AnUnknownIsaIsAnErrorOfTheCache) {
   const ScopedIsa scoped("mmx");
-  const std::string message = message_of<std::invalid_argument>([] {
-    KVCache<float>(tile_config(PolarFormat::paper(64), PolarFormat::paper(64)));
-  });
+  const std::string message = message_of<std::invalid_argument>(
+      [] { KVCache<float>(tile_config(PolarFormat::paper(64), PolarFormat::paper(64))); });
   EXPECT_NE(message.find("POLARQUANT_ISA is mmx, must be scalar, avx2, avx512 or neon"),
             std::string::npos)
       << message;
@@ -158,7 +157,8 @@ TEST_F(TileKernelsDispatchTest, HalvesHaveTheKernelsOfFloats) {
   const KVCacheConfig config =
       tile_config(PolarFormat::paper(64), PolarFormat::paper(64), Arithmetic::kFixedPoint);
   EXPECT_STREQ(cache_with<Eigen::half>(Isa::kAvx512, config).kernel_name(), "avx512 tiles, 16-bit");
-  EXPECT_STREQ(cache_with<Eigen::bfloat16>(Isa::kAvx512, config).kernel_name(), "avx512 tiles, 16-bit");
+  EXPECT_STREQ(cache_with<Eigen::bfloat16>(Isa::kAvx512, config).kernel_name(),
+               "avx512 tiles, 16-bit");
 }
 
 TEST_F(TileKernelsDispatchTest, CodesRowsAndDotsDoNotDependOnTheArithmetic) {
@@ -187,8 +187,8 @@ TEST_F(TileKernelsDispatchTest, CodesRowsAndDotsDoNotDependOnTheArithmetic) {
 
 TEST_F(TileKernelsDispatchTest, CachesOfBothArithmeticsHoldTheSameCodes) {
   const PolarFormat format = PolarFormat::full_depth(80, 3.25);
-  const CachePair caches(Isa::kAvx512, tile_config(format, format), gaussian_matrix<float>(40, 80, 1),
-                         gaussian_matrix<float>(40, 80, 2));
+  const CachePair caches(Isa::kAvx512, tile_config(format, format),
+                         gaussian_matrix<float>(40, 80, 1), gaussian_matrix<float>(40, 80, 2));
   for (std::size_t token = 0; token < 40; ++token) {
     EXPECT_EQ(caches.exact.key_code(0, token), caches.fixed.key_code(0, token));
     EXPECT_EQ(caches.exact.value_code(0, token), caches.fixed.value_code(0, token));

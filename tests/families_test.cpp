@@ -57,7 +57,8 @@ TEST(FamiliesTest, AnotherFamilyIsNamed) {
 TEST(FamiliesTest, WrongSettingsAreNoFormat) {
   const std::vector<std::uint64_t> right = numbers_of(PolarFormat::full_depth(80, 3.25));
   for (std::size_t i = 0; i + 1 < right.size(); ++i) {
-    for (const std::uint64_t wrong : {std::uint64_t{1025}, std::uint64_t{1} << 32, ~std::uint64_t{0}}) {
+    for (const std::uint64_t wrong :
+         {std::uint64_t{1025}, std::uint64_t{1} << 32, ~std::uint64_t{0}}) {
       std::vector<std::uint64_t> numbers = right;
       numbers[i] = wrong;
       const SavedFormat read = read_format("polar", numbers);

@@ -1,4 +1,5 @@
-// Scores in 16-bit fixed point against those of the exact cache, on every instruction set with kernels for them.
+// Scores in 16-bit fixed point against those of the exact cache, on every instruction set with
+// kernels for them.
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
@@ -111,7 +112,8 @@ TEST_P(FixedScoresTest, ErrorsOnTheRealSampleAreWithinTheDocumentedBound) {
     ScoreError error;
     for (const polarquant_demo::Layer& layer : sample.layers) {
       const RowMatrix<float> queries = layer.queries.topRows(kSanitized ? 10 : 60);
-      add_errors(CachePair(GetParam(), config, layer.keys, layer.values), layer.keys, queries, &error);
+      add_errors(CachePair(GetParam(), config, layer.keys, layer.values), layer.keys, queries,
+                 &error);
     }
     EXPECT_LE(error.largest, kMaxError) << name_of(format);
     EXPECT_LE(error.rms(), kRmsError) << name_of(format);

@@ -1,4 +1,5 @@
-// Attention with weighted sums (and scores) in 16-bit fixed point against that of the exact cache, on every instruction set with kernels for them.
+// Attention with weighted sums (and scores) in 16-bit fixed point against that of the exact cache,
+// on every instruction set with kernels for them.
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>

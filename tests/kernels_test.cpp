@@ -98,8 +98,10 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const RotationKind kind = rotation_for(format, i);
-      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, kind);
-      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, kind);
+      const PolarCodec<AccumulatorOf<T>> scalar =
+          codec_of<AccumulatorOf<T>>(Isa::kScalar, format, kind);
+      const PolarCodec<AccumulatorOf<T>> fast =
+          codec_of<AccumulatorOf<T>>(GetParam(), format, kind);
       const std::vector<T> rows =
           gaussian_vector<T>(67 * static_cast<std::size_t>(format.head_dim), 1000 + i);
       const std::vector<std::byte> codes = encode_rows(scalar, rows);
@@ -115,8 +117,10 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const std::size_t d = static_cast<std::size_t>(format.head_dim);
-      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
-      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> scalar =
+          codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> fast =
+          codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
       const std::vector<std::byte> codes =
           encode_rows(scalar, gaussian_vector<T>(33 * d, 2000 + i));
       const std::vector<Accumulator> expected = decode_rows(scalar, codes);
@@ -136,8 +140,10 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const std::size_t d = static_cast<std::size_t>(format.head_dim);
-      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
-      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> scalar =
+          codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> fast =
+          codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
       const std::vector<T> rows = gaussian_vector<T>(9 * d, 3000 + i);
       const std::vector<T> query = gaussian_vector<T>(d, 4000 + i);
       const std::vector<std::byte> codes = encode_rows(scalar, rows);
@@ -247,8 +253,7 @@ class KernelsTest : public testing::TestWithParam<Isa> {
 };
 
 // scalar against itself would prove nothing, but it shows that the test's own scaffolding holds.
-INSTANTIATE_TEST_SUITE_P(Isas, KernelsTest,
-                         testing::ValuesIn(polarquant_test::kIsas),
+INSTANTIATE_TEST_SUITE_P(Isas, KernelsTest, testing::ValuesIn(polarquant_test::kIsas),
                          [](const auto& tested) { return std::string(isa_name(tested.param)); });
 
 // A name begins with the instruction set; what follows are the kernels on tiles, for floats alone.

@@ -93,8 +93,7 @@ TEST_P(PolarCodecWidthTest, FullDepthHasTheExpectedDistortion) {
   const PolarFormat format = PolarFormat::full_depth(d, 3.25);
   const PolarCodec<float> codec(format, make_rotation(RotationKind::kNone, d));
   const std::size_t count = static_cast<std::size_t>((kSanitized ? 2000000 : 5000000) / d);
-  expect_exact(gaussian_distortion(codec, count, 200).relative_mse,
-               format.expected_relative_mse());
+  expect_exact(gaussian_distortion(codec, count, 200).relative_mse, format.expected_relative_mse());
 }
 
 INSTANTIATE_TEST_SUITE_P(Widths, PolarCodecWidthTest, testing::Values(64, 80, 96, 112, 256),
@@ -127,8 +126,7 @@ TEST_P(PolarCodecRadiusMeaningTest, DistortionAndAlignmentAreTheTabulated) {
   if (format.radius_meaning == RadiusMeaning::kLeastSquares) {
     exact = 1.0 - format.expected_relative_mse();
   }
-  EXPECT_NEAR(measured.alignment.mean(), exact,
-              4.0 * measured.alignment.standard_error() + 2e-5);
+  EXPECT_NEAR(measured.alignment.mean(), exact, 4.0 * measured.alignment.standard_error() + 2e-5);
 }
 
 const PolarFormat kPaper = format_of(128, {4, 2, 2, 2});

@@ -100,8 +100,11 @@ class Tiles {
     std::vector<std::byte> codes(num_tiles_ * codec.tile_bytes());
     GuardedBytes scratch(codec.scratch_bytes());
     for (std::size_t tile = 0; tile < num_tiles_; ++tile) {
-      EXPECT_EQ(codec.encode_tile({vectors_.data() + tile * kTile * d_, kTile, d_}, 0,
-                        codes.data() + tile * codec.tile_bytes(), scratch.data()).num_encoded, kTile);
+      EXPECT_EQ(codec
+                    .encode_tile({vectors_.data() + tile * kTile * d_, kTile, d_}, 0,
+                                 codes.data() + tile * codec.tile_bytes(), scratch.data())
+                    .num_encoded,
+                kTile);
     }
     return codes;
   }
