@@ -14,13 +14,13 @@
 
 namespace {
 
-using method_test::expect_invalid_argument;
-using method_test::gaussian_rows;
-using method_test::join_density;
-using method_test::kKolmogorovBound;
-using method_test::kolmogorov_statistic;
-using method_test::kPi;
-using method_test::simpson;
+using polarquant_test::expect_invalid;
+using polarquant_test::gaussian_vector;
+using polarquant_test::join_density;
+using polarquant_test::kKolmogorovBound;
+using polarquant_test::kolmogorov_statistic;
+using polarquant_test::kPi;
+using polarquant_test::simpson;
 using polarquant::AngleDistribution;
 using polarquant::PolarShape;
 
@@ -55,18 +55,18 @@ double quadrature(std::pair<int, int> law, double low, double high, const Functi
   });
 }
 
-TEST(AngleDistribution, variances_are_those_of_the_table) {
+TEST(AngleDistributionTest, VariancesAreThoseOfTheTable) {
   const double table[] = {.116850, .061295, .031091, .015605, .007810, .003906, .001953};
   for (int level = 2; level <= 8; ++level) {
     EXPECT_NEAR(AngleDistribution::of_level(level).variance(), table[level - 2], 5.1e-7) << level;
   }
 }
 
-TEST(AngleDistribution, level_2_has_its_closed_form_variance) {
+TEST(AngleDistributionTest, Level2HasItsClosedFormVariance) {
   EXPECT_NEAR(AngleDistribution::of_level(2).variance(), kPi * kPi / 16.0 - 0.5, 1e-14);
 }
 
-TEST(AngleDistribution, level_1_is_uniform_on_the_circle) {
+TEST(AngleDistributionTest, Level1IsUniformOnTheCircle) {
   const AngleDistribution law = AngleDistribution::of_level(1);
   EXPECT_TRUE(law.is_circular());
   EXPECT_DOUBLE_EQ(law.upper(), 2.0 * kPi);
@@ -79,7 +79,7 @@ TEST(AngleDistribution, level_1_is_uniform_on_the_circle) {
   EXPECT_DOUBLE_EQ(law.quantile(0.25), 0.5 * kPi);
 }
 
-TEST(AngleDistribution, level_is_the_join_of_equal_halves) {
+TEST(AngleDistributionTest, LevelIsTheJoinOfEqualHalves) {
   for (int level = 2; level <= 10; ++level) {
     const AngleDistribution law = AngleDistribution::of_level(level);
     EXPECT_FALSE(law.is_circular());
@@ -90,7 +90,7 @@ TEST(AngleDistribution, level_is_the_join_of_equal_halves) {
 }
 
 // paper: Lemma 2, with m = 2^(l-1).
-TEST(AngleDistribution, level_density_is_lemma_2) {
+TEST(AngleDistributionTest, LevelDensityIsLemma2) {
   for (int level = 2; level <= 10; ++level) {
     const AngleDistribution law = AngleDistribution::of_level(level);
     const double m = std::exp2(level - 1);
@@ -105,7 +105,7 @@ TEST(AngleDistribution, level_density_is_lemma_2) {
   }
 }
 
-TEST(AngleDistribution, join_density_is_the_formula) {
+TEST(AngleDistributionTest, JoinDensityIsTheFormula) {
   for (const auto& [a, b] : laws()) {
     const AngleDistribution law = AngleDistribution::of_join(a, b);
     for (int i = -80; i <= 80; ++i) {
@@ -117,7 +117,7 @@ TEST(AngleDistribution, join_density_is_the_formula) {
   }
 }
 
-TEST(AngleDistribution, density_is_zero_outside_the_support) {
+TEST(AngleDistributionTest, DensityIsZeroOutsideTheSupport) {
   for (int level = 1; level <= 3; ++level) {
     const AngleDistribution law = AngleDistribution::of_level(level);
     EXPECT_EQ(law.density(-1e-9), 0.0);
@@ -125,7 +125,7 @@ TEST(AngleDistribution, density_is_zero_outside_the_support) {
   }
 }
 
-TEST(AngleDistribution, cumulative_is_the_integral_of_the_density) {
+TEST(AngleDistributionTest, CumulativeIsTheIntegralOfTheDensity) {
   for (const auto& law : laws()) {
     const AngleDistribution distribution = AngleDistribution::of_join(law.first, law.second);
     for (int i = -6; i <= 6; ++i) {
@@ -138,7 +138,7 @@ TEST(AngleDistribution, cumulative_is_the_integral_of_the_density) {
 }
 
 // A tail is a probability that may be tiny, and must be right relative to itself.
-TEST(AngleDistribution, lower_tail_is_right_relative_to_itself) {
+TEST(AngleDistributionTest, LowerTailIsRightRelativeToItself) {
   for (int level = 2; level <= 10; ++level) {
     const int m = 1 << (level - 1);
     const AngleDistribution law = AngleDistribution::of_level(level);
@@ -150,7 +150,7 @@ TEST(AngleDistribution, lower_tail_is_right_relative_to_itself) {
   }
 }
 
-TEST(AngleDistribution, cumulative_is_zero_below_and_one_above_the_support) {
+TEST(AngleDistributionTest, CumulativeIsZeroBelowAndOneAboveTheSupport) {
   for (int level = 1; level <= 10; ++level) {
     const AngleDistribution law = AngleDistribution::of_level(level);
     EXPECT_EQ(law.cumulative(-1.0), 0.0);
@@ -160,7 +160,7 @@ TEST(AngleDistribution, cumulative_is_zero_below_and_one_above_the_support) {
   }
 }
 
-TEST(AngleDistribution, quantile_inverts_cumulative) {
+TEST(AngleDistributionTest, QuantileInvertsCumulative) {
   for (const auto& [a, b] : laws()) {
     const AngleDistribution law = AngleDistribution::of_join(a, b);
     for (const double p : {1e-12, 1e-6, 0.01, 0.3, 0.5, 0.77, 0.999, 1.0 - 1e-9}) {
@@ -169,7 +169,7 @@ TEST(AngleDistribution, quantile_inverts_cumulative) {
   }
 }
 
-TEST(AngleDistribution, cumulative_inverts_quantile) {
+TEST(AngleDistributionTest, CumulativeInvertsQuantile) {
   for (const auto& law : laws()) {
     const AngleDistribution distribution = AngleDistribution::of_join(law.first, law.second);
     for (int i = -3; i <= 3; ++i) {
@@ -180,7 +180,7 @@ TEST(AngleDistribution, cumulative_inverts_quantile) {
   }
 }
 
-TEST(AngleDistribution, moments_are_those_of_the_density) {
+TEST(AngleDistributionTest, MomentsAreThoseOfTheDensity) {
   for (const auto& law : laws()) {
     const AngleDistribution distribution = AngleDistribution::of_join(law.first, law.second);
     const double mean = quadrature(law, 0.0, kPi / 2.0, [](double psi) { return psi; });
@@ -192,7 +192,7 @@ TEST(AngleDistribution, moments_are_those_of_the_density) {
 }
 
 // cos^2 psi follows Beta(a/2, b/2), whose moments are rational.
-TEST(AngleDistribution, integrals_of_powers_of_the_cosine_are_those_of_the_beta_law) {
+TEST(AngleDistributionTest, IntegralsOfPowersOfTheCosineAreThoseOfTheBetaLaw) {
   for (const auto& [a, b] : laws()) {
     const AngleDistribution law = AngleDistribution::of_join(a, b);
     const auto expectation = [&law](auto g) { return law.integrate(0.0, law.upper(), g); };
@@ -205,7 +205,7 @@ TEST(AngleDistribution, integrals_of_powers_of_the_cosine_are_those_of_the_beta_
   }
 }
 
-TEST(AngleDistribution, exchanging_the_sides_mirrors_the_law) {
+TEST(AngleDistributionTest, ExchangingTheSidesMirrorsTheLaw) {
   const AngleDistribution law = AngleDistribution::of_join(64, 16);
   const AngleDistribution mirrored = AngleDistribution::of_join(16, 64);
   EXPECT_NEAR(law.mean() + mirrored.mean(), kPi / 2.0, 1e-14);
@@ -220,7 +220,7 @@ TEST(AngleDistribution, exchanging_the_sides_mirrors_the_law) {
 std::vector<std::vector<double>> sampled_angles(int head_dim, int levels, std::size_t count) {
   const PolarShape shape{head_dim, levels};
   const std::size_t d = static_cast<std::size_t>(head_dim);
-  const std::vector<double> rows = gaussian_rows<double>(count, d, 5);
+  const std::vector<double> rows = gaussian_vector<double>(count * d, 5);
   std::vector<std::vector<double>> angles(static_cast<std::size_t>(shape.num_angles()));
   std::vector<double> radii(d);
   std::vector<double> psi(d);
@@ -235,7 +235,7 @@ double statistic_of(const std::vector<double>& samples, const AngleDistribution&
   return kolmogorov_statistic(samples, [&law](double psi) { return law.cumulative(psi); });
 }
 
-TEST(AngleDistribution, angles_of_gaussian_vectors_follow_the_law_of_their_level) {
+TEST(AngleDistributionTest, AnglesOfGaussianVectorsFollowTheLawOfTheirLevel) {
   const PolarShape shape{128, 7};
   const std::vector<std::vector<double>> angles = sampled_angles(128, 7, 10000);
   for (int level = 1; level <= 7; ++level) {
@@ -247,7 +247,7 @@ TEST(AngleDistribution, angles_of_gaussian_vectors_follow_the_law_of_their_level
   }
 }
 
-TEST(AngleDistribution, angles_of_joins_follow_the_law_of_their_sides) {
+TEST(AngleDistributionTest, AnglesOfJoinsFollowTheLawOfTheirSides) {
   for (const auto& [head_dim, levels] : {std::pair<int, int>{80, 6}, {96, 6}, {112, 6}, {576, 9}}) {
     const PolarShape shape{head_dim, levels};
     const std::vector<std::vector<double>> angles = sampled_angles(head_dim, levels, 5000);
@@ -265,7 +265,7 @@ TEST(AngleDistribution, angles_of_joins_follow_the_law_of_their_sides) {
 
 // paper: Lemma 2. All pairs among the angles of one block of 16, and their squares: independence
 // would show as a correlation of about 1/sqrt(n).
-TEST(AngleDistribution, angles_of_one_vector_are_uncorrelated) {
+TEST(AngleDistributionTest, AnglesOfOneVectorAreUncorrelated) {
   constexpr std::size_t kCount = 40000;
   std::vector<std::vector<double>> variables = sampled_angles(16, 4, kCount);
   const std::size_t num_angles = variables.size();
@@ -294,8 +294,8 @@ TEST(AngleDistribution, angles_of_one_vector_are_uncorrelated) {
   }
 }
 
-TEST(AngleDistribution, results_are_the_same_bits_everywhere) {
-  method_test::Fingerprint fingerprint;
+TEST(AngleDistributionTest, ResultsAreTheSameBitsEverywhere) {
+  polarquant_test::Fingerprint fingerprint;
   for (const auto& [a, b] : laws()) {
     const AngleDistribution law = AngleDistribution::of_join(a, b);
     fingerprint.add(law.mean());
@@ -311,22 +311,42 @@ TEST(AngleDistribution, results_are_the_same_bits_everywhere) {
   EXPECT_EQ(fingerprint.value(), 0x7ab6965ee260380dULL);
 }
 
-TEST(AngleDistribution, level_out_of_range_is_an_error_that_names_it) {
-  expect_invalid_argument([] { AngleDistribution::of_level(0); }, {"level is 0", "1 .. 10"});
-  expect_invalid_argument([] { AngleDistribution::of_level(11); }, {"level is 11", "1 .. 10"});
+TEST(AngleDistributionTest, LevelOutOfRangeIsAnErrorThatNamesIt) {
+  expect_invalid([] { AngleDistribution::of_level(0); }, {"level is 0", "1 .. 10"});
+  expect_invalid([] { AngleDistribution::of_level(11); }, {"level is 11", "1 .. 10"});
 }
 
-TEST(AngleDistribution, impossible_join_is_an_error_that_names_it) {
-  expect_invalid_argument([] { AngleDistribution::of_join(0, 2); }, {"0 and 2", "even"});
-  expect_invalid_argument([] { AngleDistribution::of_join(64, 15); }, {"64 and 15", "even"});
-  expect_invalid_argument([] { AngleDistribution::of_join(1026, 2); }, {"1026 and 2", "1024"});
+TEST(AngleDistributionTest, ImpossibleJoinIsAnErrorThatNamesIt) {
+  expect_invalid([] { AngleDistribution::of_join(0, 2); }, {"0 and 2", "even"});
+  expect_invalid([] { AngleDistribution::of_join(64, 15); }, {"64 and 15", "even"});
+  expect_invalid([] { AngleDistribution::of_join(1026, 2); }, {"1026 and 2", "1024"});
 }
 
-TEST(AngleDistribution, probability_out_of_range_is_an_error_that_names_it) {
+TEST(AngleDistributionTest, ProbabilityOutOfRangeIsAnErrorThatNamesIt) {
   const AngleDistribution law = AngleDistribution::of_level(2);
-  expect_invalid_argument([&law] { law.quantile(-0.5); }, {"probability is -0.5", "0 .. 1"});
-  expect_invalid_argument([&law] { law.quantile(1.5); }, {"probability is 1.5", "0 .. 1"});
-  expect_invalid_argument([&law] { law.quantile(std::nan("")); }, {"probability is", "nan"});
+  expect_invalid([&law] { law.quantile(-0.5); }, {"probability is -0.5", "0 .. 1"});
+  expect_invalid([&law] { law.quantile(1.5); }, {"probability is 1.5", "0 .. 1"});
+  expect_invalid([&law] { law.quantile(std::nan("")); }, {"probability is", "nan"});
+}
+
+TEST(AngleDistribution, moments_are_the_same_bits_as_one_integral_each) {
+  const AngleDistribution distributions[] = {AngleDistribution::of_level(2),
+                                             AngleDistribution::of_level(7),
+                                             AngleDistribution::of_join(64, 16)};
+  for (const AngleDistribution& law : distributions) {
+    for (const auto& [low, high] : {std::pair<double, double>{0.0, 1.6}, {0.3, 0.9}, {1.5, 1.2}}) {
+      const AngleDistribution::Moments moments = law.moments(low, high);
+      const auto integral = [&, low = low, high = high](auto g) {
+        return law.integrate(low, high, g);
+      };
+      EXPECT_EQ(moments.mass, integral([](double, double, double) { return 1.0; }));
+      EXPECT_EQ(moments.angle, integral([](double psi, double, double) { return psi; }));
+      EXPECT_EQ(moments.cosine, integral([](double, double, double c) { return c; }));
+      EXPECT_EQ(moments.sine, integral([](double, double s, double) { return s; }));
+      EXPECT_EQ(moments.cosine_squared, integral([](double, double, double c) { return c * c; }));
+      EXPECT_EQ(moments.cross, integral([](double, double s, double c) { return s * c; }));
+    }
+  }
 }
 
 }  // namespace

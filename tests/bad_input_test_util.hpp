@@ -1,28 +1,10 @@
 // What the tests of bad input share.
 #pragma once
 
-#include <gtest/gtest.h>
-
-#include <initializer_list>
-#include <stdexcept>
-#include <string>
-#include <utility>
-
 #include "polarquant/polarquant.hpp"
 #include "test_util.hpp"
 
 namespace polarquant_test {
-
-// Fails unless `call` throws std::invalid_argument with every one of `parts` in its message.
-template <typename Call>
-void expect_invalid(Call&& call, std::initializer_list<const char*> parts) {
-  const std::string message = message_of<std::invalid_argument>(call);
-  EXPECT_EQ(message.rfind("polarquant: ", 0), 0u) << "message: " << message;
-  for (const char* const part : parts) {
-    EXPECT_NE(message.find(part), std::string::npos)
-        << "message: " << message << "\nlacks: " << part;
-  }
-}
 
 inline polarquant::KVCacheConfig small_config() {
   polarquant::KVCacheConfig config;

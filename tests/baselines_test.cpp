@@ -77,7 +77,7 @@ std::shared_ptr<const Rotation> haar(int head_dim) {
   return std::make_shared<const Rotation>(RotationKind::kHaar, head_dim, 1);
 }
 
-TEST(Float16, EveryHalfSurvivesTheWayThroughFloat) {
+TEST(Float16Test, EveryHalfSurvivesTheWayThroughFloat) {
   for (std::uint32_t bits = 0; bits < 0x10000u; ++bits) {
     const std::uint16_t half = static_cast<std::uint16_t>(bits);
     if ((half & 0x7fffu) > 0x7c00u) {
@@ -89,7 +89,7 @@ TEST(Float16, EveryHalfSurvivesTheWayThroughFloat) {
 }
 
 // The kernels convert by other means than the scalar functions, and only what is finite.
-TEST(Float16, PortableKernelsConvertEveryFiniteHalf) {
+TEST(Float16Test, PortableKernelsConvertEveryFiniteHalf) {
   for (std::uint32_t bits = 0; bits < 0x10000u; bits += 16) {
     if ((bits & 0x7c00u) == 0x7c00u) continue;
     std::uint16_t halves[16];
@@ -100,7 +100,7 @@ TEST(Float16, PortableKernelsConvertEveryFiniteHalf) {
   }
 }
 
-TEST(Float16, RoundsToNearestEven) {
+TEST(Float16Test, RoundsToNearestEven) {
   EXPECT_EQ(float_to_float16(1.0f + 0x1p-11f), 0x3c00);
   EXPECT_EQ(float_to_float16(1.0f + 0x1.8p-10f), 0x3c02);
   EXPECT_EQ(float_to_float16(0x1p-25f), 0x0000);
@@ -112,7 +112,7 @@ TEST(Float16, RoundsToNearestEven) {
   EXPECT_EQ(float_to_float16(-INFINITY), 0xfc00);
 }
 
-TEST(Codecs, SizesAreThoseOfTheFormats) {
+TEST(VectorCodecTest, SizesAreThoseOfTheFormats) {
   EXPECT_EQ(Q8Codec(128).bytes_per_vector(), 136u);
   EXPECT_EQ(Q8Codec(128).bits_per_coordinate(), 8.5);
   EXPECT_EQ(Q4Codec(128).bytes_per_vector(), 72u);
@@ -123,7 +123,7 @@ TEST(Codecs, SizesAreThoseOfTheFormats) {
   EXPECT_EQ(HadamardCodec(std::make_unique<Q4Codec>(96)).bytes_per_vector(), 54u);
 }
 
-TEST(Codecs, RefuseWhatTheyCannotHold) {
+TEST(VectorCodecTest, RefuseWhatTheyCannotHold) {
   EXPECT_THROW(Q8Codec(80), std::invalid_argument);
   EXPECT_THROW(Q4Codec(0), std::invalid_argument);
   EXPECT_THROW(ScalarCodec(haar(64), 0), std::invalid_argument);
@@ -131,19 +131,19 @@ TEST(Codecs, RefuseWhatTheyCannotHold) {
 }
 
 // 2.9e-5 and 7.4e-3 were measured with llama.cpp's own q8_0 and q4_0 on such vectors.
-TEST(Codecs, Q8HasTheErrorOfItsModel) {
+TEST(VectorCodecTest, Q8HasTheErrorOfItsModel) {
   const double mse = gaussian_mse(Q8Codec(128), 4000);
   EXPECT_GT(mse, 2.8e-5);
   EXPECT_LT(mse, 3.0e-5);
 }
 
-TEST(Codecs, Q4HasTheErrorOfItsModel) {
+TEST(VectorCodecTest, Q4HasTheErrorOfItsModel) {
   const double mse = gaussian_mse(Q4Codec(128), 4000);
   EXPECT_GT(mse, 7.3e-3);
   EXPECT_LT(mse, 7.5e-3);
 }
 
-TEST(Codecs, Q4KeepsTheLargestEntryAndZero) {
+TEST(VectorCodecTest, Q4KeepsTheLargestEntryAndZero) {
   std::vector<float> x(32, 0.0f);
   x[5] = -3.0f;
   EXPECT_EQ(relative_mse(Q4Codec(32), x), 0.0);
@@ -151,7 +151,7 @@ TEST(Codecs, Q4KeepsTheLargestEntryAndZero) {
   EXPECT_EQ(relative_mse(Q4Codec(32), x), 0.0);
 }
 
-TEST(Codecs, ZeroVectorsDecodeToZeros) {
+TEST(VectorCodecTest, ZeroVectorsDecodeToZeros) {
   const std::vector<float> zeros(64, 0.0f);
   for (const VectorCodec* codec : {static_cast<const VectorCodec*>(new Q8Codec(64)),
                                    static_cast<const VectorCodec*>(new Q4Codec(64)),
@@ -166,7 +166,7 @@ TEST(Codecs, ZeroVectorsDecodeToZeros) {
 }
 
 // A Gaussian vector stays Gaussian; a channel that dominates is spread over all.
-TEST(Codecs, HadamardHelpsWhereChannelsStandOut) {
+TEST(VectorCodecTest, HadamardHelpsWhereChannelsStandOut) {
   const HadamardCodec with(std::make_unique<Q4Codec>(128));
   const Q4Codec without(128);
   EXPECT_NEAR(gaussian_mse(with, 4000) / gaussian_mse(without, 4000), 1.0, 0.01);
@@ -184,7 +184,7 @@ TEST(Codecs, HadamardHelpsWhereChannelsStandOut) {
 
 // The known distortions of the optimal quantizer of a normal variable (Max, 1960), which the law of
 // a coordinate tends to; the limit is approached like 1 / head_dim.
-TEST(Codecs, ScalarCodebooksTendToTheGaussianOnes) {
+TEST(VectorCodecTest, ScalarCodebooksTendToTheGaussianOnes) {
   EXPECT_NEAR(ScalarCodebook(10000000, 1).distortion, 0.363380, 2e-6);
   EXPECT_NEAR(ScalarCodebook(10000000, 2).distortion, 0.117482, 2e-6);
   EXPECT_NEAR(ScalarCodebook(10000000, 3).distortion, 0.034548, 2e-6);
@@ -197,7 +197,7 @@ TEST(Codecs, ScalarCodebooksTendToTheGaussianOnes) {
   }
 }
 
-TEST(Codecs, ScalarCodecHasTheErrorOfItsCodebook) {
+TEST(VectorCodecTest, ScalarCodecHasTheErrorOfItsCodebook) {
   for (const int head_dim : {64, 128}) {
     for (const int bits : {2, 3, 4}) {
       const ScalarCodec codec(haar(head_dim), bits);
@@ -263,7 +263,7 @@ TEST_P(Float16CacheTest, LargeScoresDoNotOverflow) {
 INSTANTIATE_TEST_SUITE_P(Isas, Float16CacheTest,
                          testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon));
 
-TEST(Float16Cache, HoldsTwoBytesForEachCoordinate) {
+TEST(Float16CacheSizeTest, HoldsTwoBytesForEachCoordinate) {
   const HeadShape shape = {3, 9, 64, 64};
   Float16Cache cache(shape);
   cache.append(RowMatrix<float>::Zero(1600, 192), RowMatrix<float>::Zero(1600, 192));
@@ -303,11 +303,11 @@ void expect_block_kernels_compute_on_codes() {
   }
 }
 
-TEST(BlockKernels, ComputeOnCodesOfEightBits) {
+TEST(BlockKernelsTest, ComputeOnCodesOfEightBits) {
   expect_block_kernels_compute_on_codes<Q8Codec, blocks::Q8Block>();
 }
 
-TEST(BlockKernels, ComputeOnCodesOfFourBits) {
+TEST(BlockKernelsTest, ComputeOnCodesOfFourBits) {
   expect_block_kernels_compute_on_codes<Q4Codec, blocks::Q4Block>();
 }
 #endif
@@ -329,7 +329,7 @@ TEST_P(Float16CacheTest, DotOfOneRowIsItsScore) {
   }
 }
 
-TEST(CodecCache, AttendsToWhatItDecodes) {
+TEST(CodecCacheTest, AttendsToWhatItDecodes) {
   const HeadShape shape = {2, 4, 64, 32};
   CodecCache cache(shape, std::make_shared<Q8Codec>(64), std::make_shared<Q4Codec>(32));
   Random random(9);
@@ -352,14 +352,14 @@ TEST(CodecCache, AttendsToWhatItDecodes) {
             1e-5);
 }
 
-TEST(CodecCache, RefusesCodecsOfAnotherWidth) {
+TEST(CodecCacheTest, RefusesCodecsOfAnotherWidth) {
   EXPECT_THROW(
       CodecCache({1, 1, 64, 64}, std::make_shared<Q8Codec>(64), std::make_shared<Q8Codec>(32)),
       std::invalid_argument);
 }
 
 // Query i of n sees all tokens but the last n - 1 - i; none at all gives zeros.
-TEST(ExactAttention, IsCausal) {
+TEST(ExactAttentionTest, IsCausal) {
   const HeadShape shape = {1, 1, 2, 1};
   const RowMatrix<float> queries = RowMatrix<float>::Zero(3, 2);
   const RowMatrix<float> keys = RowMatrix<float>::Ones(2, 2);

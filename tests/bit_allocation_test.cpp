@@ -18,7 +18,7 @@ int bits_of(const AngleBits& bits) {
   return total;
 }
 
-TEST(BitAllocator, spends_exactly_what_is_asked) {
+TEST(BitAllocatorTest, SpendsExactlyWhatIsAsked) {
   const BitAllocator allocator(kShape, 250);
   for (const int spent : {40, 41, 97, 250}) {
     ASSERT_GT(allocator.rho_of(spent), 0.0);
@@ -26,7 +26,7 @@ TEST(BitAllocator, spends_exactly_what_is_asked) {
   }
 }
 
-TEST(BitAllocator, a_larger_table_gives_the_same_allocations) {
+TEST(BitAllocatorTest, ALargerTableGivesTheSameAllocations) {
   const BitAllocator small(kShape, 100);
   const BitAllocator large(kShape, 300);
   for (int spent = 0; spent <= 100; ++spent) {
@@ -37,14 +37,14 @@ TEST(BitAllocator, a_larger_table_gives_the_same_allocations) {
   }
 }
 
-TEST(BitAllocator, less_than_a_bit_for_each_first_angle_cannot_be_spent) {
+TEST(BitAllocatorTest, LessThanABitForEachFirstAngleCannotBeSpent) {
   const BitAllocator allocator(kShape, 60);
   EXPECT_EQ(allocator.best_spending(39), -1);
   EXPECT_LT(allocator.rho_of(39), 0.0);
   EXPECT_EQ(allocator.best_spending(40), 40);
 }
 
-TEST(BitAllocator, all_angles_at_their_most_are_the_most_bits) {
+TEST(BitAllocatorTest, AllAnglesAtTheirMostAreTheMostBits) {
   const int most = BitAllocator::most_bits(kShape);
   EXPECT_EQ(most, 40 * 8 + 6 * (20 + 10 + 5 + 2 + 1) + 6);
   const BitAllocator allocator(kShape, most + 20);

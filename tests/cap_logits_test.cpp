@@ -40,7 +40,7 @@ std::vector<double> capped(const std::vector<double>& given, double cap, double 
   const PolarCodec<T> codec(PolarFormat::uncompressed(16),
                             polarquant_test::make_rotation(RotationKind::kNone, 16));
   std::vector<T> logits(given.begin(), given.end());
-  codec.kernels().cap_logits(logits.data(), logits.size(), static_cast<T>(cap),
+  codec.vectors().cap_logits(logits.data(), logits.size(), static_cast<T>(cap),
                              static_cast<T>(shift));
   return std::vector<double>(logits.begin(), logits.end());
 }
@@ -57,14 +57,14 @@ void expect_capped(double cap, double relative_error) {
   }
 }
 
-TEST(CapLogits, is_tanh_to_a_relative_error_whatever_the_cap) {
+TEST(CapLogitsTest, IsTanhToARelativeErrorWhateverTheCap) {
   for_each_isa([] {
     for (double cap = 0.5; cap < 2e30; cap *= 7.0) expect_capped<float>(cap, 1.2e-6);
     for (double cap = 0.5; cap < 2e30; cap *= 7.0) expect_capped<double>(cap, 1e-15);
   });
 }
 
-TEST(CapLogits, a_large_cap_leaves_logits_as_they_are) {
+TEST(CapLogitsTest, ALargeCapLeavesLogitsAsTheyAre) {
   for_each_isa([] {
     const std::vector<double> given = logits_up_to(60.0);
     for (const double cap : {1e8, 1e12, 1e30, 3e38}) {
@@ -76,7 +76,7 @@ TEST(CapLogits, a_large_cap_leaves_logits_as_they_are) {
   });
 }
 
-TEST(CapLogits, the_shift_comes_first_and_huge_logits_reach_the_cap) {
+TEST(CapLogitsTest, TheShiftComesFirstAndHugeLogitsReachTheCap) {
   for_each_isa([] {
     const std::vector<double> result = capped<float>({1.0, 1e30, -1e30, -INFINITY}, 5.0, 0.5);
     EXPECT_NEAR(result[0], 5.0 * std::tanh(0.3), 1e-6);

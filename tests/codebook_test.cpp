@@ -12,17 +12,17 @@
 
 namespace {
 
-using method_test::cell_moment;
-using method_test::circular_distance;
-using method_test::distortion;
-using method_test::edges_of;
-using method_test::expect_invalid_argument;
-using method_test::join_density;
-using method_test::kPi;
-using method_test::laws;
-using method_test::Mean;
-using method_test::samples_of_level;
-using method_test::simpson;
+using polarquant_test::cell_moment;
+using polarquant_test::circular_distance;
+using polarquant_test::distortion;
+using polarquant_test::edges_of;
+using polarquant_test::expect_invalid;
+using polarquant_test::join_density;
+using polarquant_test::kPi;
+using polarquant_test::laws;
+using polarquant_test::Mean;
+using polarquant_test::samples_of_level;
+using polarquant_test::simpson;
 using polarquant::AngleCodebook;
 using polarquant::AngleDistribution;
 using polarquant::cosine_moments;
@@ -36,7 +36,7 @@ std::string name_of(const AngleDistribution& law, int bits) {
 
 // Lloyd-Max ---------------------------------------------------------------------------------------
 
-TEST(LloydMax, every_centroid_is_the_mean_of_its_cell) {
+TEST(LloydMaxTest, EveryCentroidIsTheMeanOfItsCell) {
   for (const AngleDistribution& law : laws()) {
     for (int bits = 0; bits <= 6; ++bits) {
       const AngleCodebook codebook = AngleCodebook::lloyd_max(law, bits);
@@ -51,7 +51,7 @@ TEST(LloydMax, every_centroid_is_the_mean_of_its_cell) {
   }
 }
 
-TEST(LloydMax, boundaries_are_the_midpoints_of_centroids) {
+TEST(LloydMaxTest, BoundariesAreTheMidpointsOfCentroids) {
   for (const AngleDistribution& law : laws()) {
     for (int bits = 0; bits <= 6; ++bits) {
       const AngleCodebook codebook = AngleCodebook::lloyd_max(law, bits);
@@ -65,7 +65,7 @@ TEST(LloydMax, boundaries_are_the_midpoints_of_centroids) {
   }
 }
 
-TEST(LloydMax, codebook_of_a_symmetric_law_is_symmetric) {
+TEST(LloydMaxTest, CodebookOfASymmetricLawIsSymmetric) {
   for (int level = 2; level <= 10; ++level) {
     for (int bits = 0; bits <= 6; ++bits) {
       const AngleCodebook codebook =
@@ -78,7 +78,7 @@ TEST(LloydMax, codebook_of_a_symmetric_law_is_symmetric) {
   }
 }
 
-TEST(LloydMax, no_bits_is_the_mean) {
+TEST(LloydMaxTest, NoBitsIsTheMean) {
   for (const AngleDistribution& law : laws()) {
     const AngleCodebook codebook = AngleCodebook::lloyd_max(law, 0);
     EXPECT_EQ(codebook.centroids(), std::vector<double>{law.mean()});
@@ -88,14 +88,14 @@ TEST(LloydMax, no_bits_is_the_mean) {
 }
 
 // Level 2 with one bit has a closed form: the density sin 2 psi on [0, pi/4] has mean 1/2.
-TEST(LloydMax, one_bit_at_level_2_is_one_half_and_its_mirror) {
+TEST(LloydMaxTest, OneBitAtLevel2IsOneHalfAndItsMirror) {
   const AngleCodebook codebook = AngleCodebook::lloyd_max(AngleDistribution::of_level(2), 1);
   EXPECT_NEAR(codebook.centroids()[0], 0.5, 1e-12);
   EXPECT_NEAR(codebook.centroids()[1], kPi / 2.0 - 0.5, 1e-12);
   EXPECT_NEAR(codebook.boundaries()[0], kPi / 4.0, 1e-15);
 }
 
-TEST(LloydMax, every_bit_divides_the_distortion_by_two_to_four_point_two) {
+TEST(LloydMaxTest, EveryBitDividesTheDistortionByTwoToFourPointTwo) {
   for (const AngleDistribution& law : laws()) {
     double previous = law.variance();
     for (int bits = 1; bits <= 6; ++bits) {
@@ -108,7 +108,7 @@ TEST(LloydMax, every_bit_divides_the_distortion_by_two_to_four_point_two) {
 }
 
 // Panter and Dite: N^-2 (integral of density^(1/3))^3 / 12 for many cells.
-TEST(LloydMax, eight_bits_reach_the_asymptotic_distortion) {
+TEST(LloydMaxTest, EightBitsReachTheAsymptoticDistortion) {
   for (int level = 2; level <= 7; ++level) {
     const AngleDistribution law = AngleDistribution::of_level(level);
     const double root = simpson(0.0, kPi / 2.0, 20000, [&law](double psi) {
@@ -122,7 +122,7 @@ TEST(LloydMax, eight_bits_reach_the_asymptotic_distortion) {
   }
 }
 
-TEST(LloydMax, level_1_is_exactly_uniform) {
+TEST(LloydMaxTest, Level1IsExactlyUniform) {
   for (int bits = 1; bits <= 8; ++bits) {
     const AngleCodebook codebook = AngleCodebook::lloyd_max(AngleDistribution::of_level(1), bits);
     const int count = 1 << bits;
@@ -140,7 +140,7 @@ TEST(LloydMax, level_1_is_exactly_uniform) {
   }
 }
 
-TEST(LloydMax, index_is_that_of_the_nearest_centroid) {
+TEST(LloydMaxTest, IndexIsThatOfTheNearestCentroid) {
   Random random(1);
   for (const AngleDistribution& law : laws()) {
     const AngleCodebook codebook = AngleCodebook::lloyd_max(law, 3);
@@ -154,8 +154,8 @@ TEST(LloydMax, index_is_that_of_the_nearest_centroid) {
   }
 }
 
-TEST(LloydMax, codebooks_are_the_same_bits_everywhere) {
-  method_test::Fingerprint fingerprint;
+TEST(LloydMaxTest, CodebooksAreTheSameBitsEverywhere) {
+  polarquant_test::Fingerprint fingerprint;
   for (int bits = 0; bits <= 6; ++bits) {
     for (int level = 2; level <= 10; ++level) {
       const AngleCodebook codebook =
@@ -171,17 +171,17 @@ TEST(LloydMax, codebooks_are_the_same_bits_everywhere) {
   EXPECT_EQ(fingerprint.value(), 0xa17e03cfe0fb10afULL);
 }
 
-TEST(LloydMax, impossible_number_of_bits_is_an_error_that_names_it) {
+TEST(LloydMaxTest, ImpossibleNumberOfBitsIsAnErrorThatNamesIt) {
   const AngleDistribution circle = AngleDistribution::of_level(1);
   const AngleDistribution law = AngleDistribution::of_level(2);
-  expect_invalid_argument([&] { AngleCodebook::lloyd_max(law, -1); }, {"-1 bits", "0 .. 8"});
-  expect_invalid_argument([&] { AngleCodebook::lloyd_max(law, 9); }, {"9 bits", "0 .. 8"});
-  expect_invalid_argument([&] { AngleCodebook::lloyd_max(circle, 0); }, {"0 bits", "1 .. 8"});
+  expect_invalid([&] { AngleCodebook::lloyd_max(law, -1); }, {"-1 bits", "0 .. 8"});
+  expect_invalid([&] { AngleCodebook::lloyd_max(law, 9); }, {"9 bits", "0 .. 8"});
+  expect_invalid([&] { AngleCodebook::lloyd_max(circle, 0); }, {"0 bits", "1 .. 8"});
 }
 
 // Given centroids ---------------------------------------------------------------------------------
 
-TEST(FromCentroids, index_is_that_of_the_nearest_centroid_on_the_circle) {
+TEST(FromCentroidsTest, IndexIsThatOfTheNearestCentroidOnTheCircle) {
   Random random(2);
   for (int trial = 0; trial < 200; ++trial) {
     std::vector<double> centroids(std::size_t{1} << (1 + trial % 5));
@@ -199,7 +199,7 @@ TEST(FromCentroids, index_is_that_of_the_nearest_centroid_on_the_circle) {
   }
 }
 
-TEST(FromCentroids, cell_across_the_cut_may_begin_on_either_side_of_it) {
+TEST(FromCentroidsTest, CellAcrossTheCutMayBeginOnEitherSideOfIt) {
   // Midway between 6.0 and 0.5 + 2 pi is 6.39, past the cut; between 5.0 and 0.5 it is before.
   const AngleCodebook after = AngleCodebook::from_centroids({0.5, 6.0}, true);
   EXPECT_EQ(after.index(0.01), 1);
@@ -211,42 +211,42 @@ TEST(FromCentroids, cell_across_the_cut_may_begin_on_either_side_of_it) {
   EXPECT_EQ(before.index(6.0), 0);
 }
 
-TEST(FromCentroids, wrong_number_is_an_error_that_names_it) {
-  expect_invalid_argument([] { AngleCodebook::from_centroids({}, false); }, {"0 centroids"});
-  expect_invalid_argument(
+TEST(FromCentroidsTest, WrongNumberIsAnErrorThatNamesIt) {
+  expect_invalid([] { AngleCodebook::from_centroids({}, false); }, {"0 centroids"});
+  expect_invalid(
       [] {
         AngleCodebook::from_centroids({.1, .2, .3}, false);
       },
       {"3 centroids", "power of two"});
-  expect_invalid_argument([] { AngleCodebook::from_centroids({.1}, true); },
+  expect_invalid([] { AngleCodebook::from_centroids({.1}, true); },
                           {"1 centroids", "2 or more on the circle"});
-  expect_invalid_argument(
+  expect_invalid(
       [] { AngleCodebook::from_centroids(std::vector<double>(512, 0.1), false); },
       {"512 centroids", "256"});
 }
 
-TEST(FromCentroids, wrong_centroid_is_an_error_that_names_it) {
-  expect_invalid_argument(
+TEST(FromCentroidsTest, WrongCentroidIsAnErrorThatNamesIt) {
+  expect_invalid(
       [] {
         AngleCodebook::from_centroids({0.1, 1.6}, false);
       },
       {"centroid 1 is 1.6", "pi/2]"});
-  expect_invalid_argument(
+  expect_invalid(
       [] {
         AngleCodebook::from_centroids({0.1, 6.3}, true);
       },
       {"centroid 1 is 6.3", "2 pi)"});
-  expect_invalid_argument(
+  expect_invalid(
       [] {
         AngleCodebook::from_centroids({-0.1, 1.0}, false);
       },
       {"centroid 0 is -0.1"});
-  expect_invalid_argument(
+  expect_invalid(
       [] {
         AngleCodebook::from_centroids({0.4, 0.3}, false);
       },
       {"centroid 1 is 0.3", "must not decrease"});
-  expect_invalid_argument(
+  expect_invalid(
       [] {
         AngleCodebook::from_centroids({std::nan(""), 0.3}, false);
       },
@@ -255,7 +255,7 @@ TEST(FromCentroids, wrong_centroid_is_an_error_that_names_it) {
 
 // Moments -----------------------------------------------------------------------------------------
 
-TEST(CosineMoments, circle_has_its_closed_form) {
+TEST(CosineMomentsTest, CircleHasItsClosedForm) {
   for (int bits = 1; bits <= 8; ++bits) {
     const AngleDistribution law = AngleDistribution::of_level(1);
     const CosineMoments moments = cosine_moments(law, AngleCodebook::lloyd_max(law, bits));
@@ -273,7 +273,7 @@ double mean_cosine(double a, double b) {
                   std::lgamma(0.5 * (a + b + 1.0)));
 }
 
-TEST(CosineMoments, no_bits_has_its_closed_form) {
+TEST(CosineMomentsTest, NoBitsHasItsClosedForm) {
   for (const AngleDistribution& law : laws()) {
     const CosineMoments moments = cosine_moments(law, AngleCodebook::lloyd_max(law, 0));
     const double a = law.a();
@@ -310,7 +310,7 @@ void expect_sampled_moments(const CosineMoments& exact, const AngleCodebook& cod
   EXPECT_NEAR(exact.cross, cross.mean(), 4.0 * cross.standard_error());
 }
 
-TEST(CosineMoments, levels_agree_with_samples) {
+TEST(CosineMomentsTest, LevelsAgreeWithSamples) {
   for (const int level : {2, 3, 5}) {
     for (const int bits : {0, 1, 3}) {
       const AngleDistribution law = AngleDistribution::of_level(level);
@@ -321,7 +321,7 @@ TEST(CosineMoments, levels_agree_with_samples) {
   }
 }
 
-TEST(CosineMoments, any_codebook_on_the_circle_agrees_with_samples) {
+TEST(CosineMomentsTest, AnyCodebookOnTheCircleAgreesWithSamples) {
   const AngleDistribution law = AngleDistribution::of_level(1);
   const std::vector<double> samples = samples_of_level(1, 200000, 14);
   for (const std::vector<double>& centroids :
@@ -331,12 +331,12 @@ TEST(CosineMoments, any_codebook_on_the_circle_agrees_with_samples) {
   }
 }
 
-TEST(CosineMoments, circular_and_other_do_not_mix) {
+TEST(CosineMomentsTest, CircularAndOtherDoNotMix) {
   const AngleDistribution circle = AngleDistribution::of_level(1);
   const AngleDistribution law = AngleDistribution::of_level(2);
-  expect_invalid_argument([&] { cosine_moments(law, AngleCodebook::lloyd_max(circle, 2)); },
+  expect_invalid([&] { cosine_moments(law, AngleCodebook::lloyd_max(circle, 2)); },
                           {"circular"});
-  expect_invalid_argument([&] { cosine_moments(circle, AngleCodebook::lloyd_max(law, 2)); },
+  expect_invalid([&] { cosine_moments(circle, AngleCodebook::lloyd_max(law, 2)); },
                           {"circular"});
 }
 

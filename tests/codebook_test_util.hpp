@@ -11,7 +11,7 @@
 #include "method_test_util.hpp"
 #include "polarquant/method/codebook.hpp"
 
-namespace method_test {
+namespace polarquant_test {
 
 using polarquant::AngleCodebook;
 using polarquant::AngleDistribution;
@@ -87,4 +87,4 @@ inline std::vector<double> samples_of_level(int level, std::size_t count, std::u
   return angles;
 }
 
-}  // namespace method_test
+}  // namespace polarquant_test

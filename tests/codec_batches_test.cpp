@@ -8,12 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "plain_8bit_codec.hpp"
 #include "polarquant/codec/polar_codec.hpp"
 #include "test_util.hpp"
 
 namespace {
 
 using polarquant::Arithmetic;
+using polarquant::Codec;
 using polarquant::FloatType;
 using polarquant::PolarCodec;
 using polarquant::PolarFormat;
@@ -30,7 +32,6 @@ using polarquant_test::make_rotation;
 using polarquant_test::norm_of;
 using polarquant_test::random_format;
 using polarquant_test::random_int;
-using polarquant_test::ScopedIsa;
 
 // Some codes of a codec, in rows at a stride and in tiles, with queries and weights to go with
 // them.
@@ -39,7 +40,7 @@ struct Batch {
   using Accumulator = AccumulatorOf<T>;
   static constexpr std::size_t kTile = polarquant::kTileTokens;
 
-  Batch(const PolarCodec<Accumulator>& given_codec, std::size_t codes, std::size_t queries)
+  Batch(const Codec<Accumulator>& given_codec, std::size_t codes, std::size_t queries)
       : codec(given_codec),
         num_codes(codes),
         num_queries(queries),
@@ -147,7 +148,7 @@ struct Batch {
            std::to_string(num_codes) + " codes, " + codec.kernel_name();
   }
 
-  const PolarCodec<Accumulator>& codec;
+  const Codec<Accumulator>& codec;
   std::size_t num_codes;
   std::size_t num_queries;
   std::size_t d;
@@ -165,8 +166,8 @@ struct Batch {
 
 template <typename T>
 class CodecBatchesTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half>;
-TYPED_TEST_SUITE(CodecBatchesTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+using BatchTypes = testing::Types<float, double, Eigen::half>;
+TYPED_TEST_SUITE(CodecBatchesTest, BatchTypes, );  // clang++ wants the empty argument in C++17.
 
 TYPED_TEST(CodecBatchesTest, RandomFormatsCountsAndQueries) {
   Random random(5);
@@ -186,24 +187,24 @@ TYPED_TEST(CodecBatchesTest, Uncompressed) {
   Batch<TypeParam>(codec, 45, 3).expect_right(1e-5);
 }
 
+TYPED_TEST(CodecBatchesTest, AnotherFamily) {
+  const auto codec = polarquant::make_codec<AccumulatorOf<TypeParam>>(
+      polarquant_test::plain_8bit(48),
+      {make_rotation(RotationKind::kHaar, 48), Arithmetic::kExact, {}});
+  Batch<TypeParam>(*codec, 70, 5).expect_right(1e-5);
+}
+
 // Presets on every instruction set, every tail of a tile, more tiles than a kernel takes at once.
 TEST(CodecBatchesIsaTest, PresetsOnEveryInstructionSet) {
-  for (const char* isa : {"scalar", "avx2", "avx512", "neon"}) {
-    const ScopedIsa scoped("scalar");
-    for (const polarquant::Isa each : {polarquant::Isa::kScalar, polarquant::Isa::kAvx2,
-                                       polarquant::Isa::kAvx512, polarquant::Isa::kNeon}) {
-      if (std::string(isa) != polarquant::isa_name(each) || !polarquant::isa_is_available(each)) {
-        continue;
-      }
-      const ScopedIsa forced(isa);
-      for (const PolarFormat& format :
-           {PolarFormat::paper(128), PolarFormat::full_depth(64, 3.25),
-            PolarFormat::full_depth(96, 4.25), PolarFormat::full_depth(128, 4.625)}) {
-        const PolarCodec<float> codec(
-            format, make_rotation(RotationKind::kHadamard, format.head_dim), Arithmetic::kExact);
-        for (const std::size_t num_codes : {1u, 2u, 31u, 32u, 33u, 100u, 257u, 1100u}) {
-          Batch<float>(codec, num_codes, 1 + num_codes % 4).expect_right(1e-5);
-        }
+  for (const polarquant::Isa isa : polarquant_test::available_isas()) {
+    for (const PolarFormat& format :
+         {PolarFormat::paper(128), PolarFormat::full_depth(64, 3.25),
+          PolarFormat::full_depth(96, 4.25), PolarFormat::full_depth(128, 4.625)}) {
+      const PolarCodec<float> codec(format,
+                                    make_rotation(RotationKind::kHadamard, format.head_dim),
+                                    Arithmetic::kExact, isa);
+      for (const std::size_t num_codes : {1u, 2u, 31u, 32u, 33u, 100u, 257u, 1100u}) {
+        Batch<float>(codec, num_codes, 1 + num_codes % 4).expect_right(1e-5);
       }
     }
   }

@@ -19,6 +19,7 @@ using polarquant::PolarCodec;
 using polarquant::PolarFormat;
 using polarquant::Random;
 using polarquant::RotationKind;
+using polarquant::Rows;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::decode_rows;
 using polarquant_test::encode_rows;
@@ -30,11 +31,11 @@ using polarquant_test::random_int;
 using polarquant_test::random_rotation;
 
 template <typename T>
-class CodecTypedTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(CodecTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+class CodecBytesOfTypeTest : public testing::Test {};
+// clang++ wants the empty argument in C++17.
+TYPED_TEST_SUITE(CodecBytesOfTypeTest, polarquant_test::ElementTypes, );
 
-TYPED_TEST(CodecTypedTest, EqualValuesGiveTheBytesOfFloat) {
+TYPED_TEST(CodecBytesOfTypeTest, EqualValuesGiveTheBytesOfFloat) {
   Random random(41);
   for (int trial = 0; trial < 20; ++trial) {
     const PolarFormat format =
@@ -58,7 +59,7 @@ TYPED_TEST(CodecTypedTest, EqualValuesGiveTheBytesOfFloat) {
   }
 }
 
-TEST(CodecTest, AnyDivisionIntoBatchesGivesTheSameBytes) {
+TEST(CodecBytesTest, AnyDivisionIntoBatchesGivesTheSameBytes) {
   Random random(43);
   for (int trial = 0; trial < 20; ++trial) {
     const PolarFormat format = random_format(random, 256);
@@ -82,7 +83,7 @@ TEST(CodecTest, AnyDivisionIntoBatchesGivesTheSameBytes) {
   }
 }
 
-TEST(CodecTest, EncodeWritesNothingBetweenTheCodes) {
+TEST(CodecBytesTest, EncodeWritesNothingBetweenTheCodes) {
   Random random(47);
   for (int trial = 0; trial < 20; ++trial) {
     const PolarFormat format =
@@ -102,7 +103,7 @@ TEST(CodecTest, EncodeWritesNothingBetweenTheCodes) {
   }
 }
 
-TEST(CodecTest, DecodeWritesNothingBetweenTheRows) {
+TEST(CodecBytesTest, DecodeWritesNothingBetweenTheRows) {
   Random random(53);
   for (int trial = 0; trial < 20; ++trial) {
     const PolarFormat format =
@@ -123,20 +124,20 @@ TEST(CodecTest, DecodeWritesNothingBetweenTheRows) {
   }
 }
 
-TEST(CodecTest, EncodeTileHoldsTheCodesOfEncode) {
+TYPED_TEST(CodecBytesOfTypeTest, EncodeTileHoldsTheCodesOfEncode) {
   Random random(59);
   for (int trial = 0; trial < 20; ++trial) {
     const PolarFormat format =
         trial == 0 ? PolarFormat::uncompressed(64) : random_format(random, 256);
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<float> codec(format, make_rotation(RotationKind::kHadamard, format.head_dim));
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(format, make_rotation(RotationKind::kHadamard, format.head_dim));
     const std::size_t num_bytes = codec.bytes_per_vector();
-    const std::vector<float> rows = gaussian_vector<float>(7 * d, random.next());
+    const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(7 * d, random.next());
     const std::vector<std::byte> codes = encode_rows(codec, rows);
     GuardedBytes tile(polarquant::tile_bytes(num_bytes));
     GuardedBytes scratch(codec.scratch_bytes());
     const EncodeResult result =
-        codec.encode_tile({rows.data(), 7, d}, 5, tile.data(), scratch.data());
+        codec.encode_tile(Rows<const TypeParam>{rows.data(), 7, d}, 5, tile.data(), scratch.data());
     EXPECT_EQ(result.num_encoded, 7u);
     std::vector<std::byte> slot(num_bytes);
     for (std::size_t t = 0; t < kTileTokens; ++t) {
@@ -151,7 +152,7 @@ TEST(CodecTest, EncodeTileHoldsTheCodesOfEncode) {
   }
 }
 
-TEST(CodecTest, DecodeTileGivesTheRowsOfDecode) {
+TEST(CodecBytesTest, DecodeTileGivesTheRowsOfDecode) {
   Random random(61);
   for (int trial = 0; trial < 20; ++trial) {
     const PolarFormat format =

@@ -30,20 +30,20 @@ using polarquant_test::format_of;
 using polarquant_test::gaussian_vector;
 using polarquant_test::GuardedBytes;
 using polarquant_test::make_rotation;
-using polarquant_test::measure_distortion;
+using polarquant_test::distortion_of;
 using polarquant_test::norm_of;
 using polarquant_test::random_format;
 using polarquant_test::random_rotation;
 using polarquant_test::with_meaning;
 
 template <typename T>
-class CodecTypedTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(CodecTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+class CodecExtremesOfTypeTest : public testing::Test {};
+// clang++ wants the empty argument in C++17.
+TYPED_TEST_SUITE(CodecExtremesOfTypeTest, polarquant_test::ElementTypes, );
 
 // ---- Zeros, extremes ----
 
-TYPED_TEST(CodecTypedTest, ZeroVectorsDecodeToExactZeros) {
+TYPED_TEST(CodecExtremesOfTypeTest, ZeroVectorsDecodeToExactZeros) {
   Random random(67);
   for (int trial = 0; trial < 30; ++trial) {
     const PolarFormat format =
@@ -61,9 +61,8 @@ TYPED_TEST(CodecTypedTest, ZeroVectorsDecodeToExactZeros) {
   }
 }
 
-TEST(CodecTest, AZeroBlockDecodesToExactZerosBesideAnotherBlock) {
-  for (const RadiusMeaning meaning : {RadiusMeaning::kNorm, RadiusMeaning::kUnbiased,
-                                      RadiusMeaning::kProjection, RadiusMeaning::kLeastSquares}) {
+TEST(CodecExtremesTest, AZeroBlockDecodesToExactZerosBesideAnotherBlock) {
+  for (const RadiusMeaning meaning : polarquant_test::kRadiusMeanings) {
     const PolarCodec<float> codec(with_meaning(PolarFormat::paper(64), meaning),
                                   make_rotation(RotationKind::kNone, 64));
     std::vector<float> row = gaussian_vector<float>(64, 3);
@@ -91,7 +90,7 @@ TEST_P(CodecNormTest, RelativeMseWithBfloat16RadiiDoesNotDependOnTheNorm) {
         rows[row * d + i] = static_cast<float>(rows[row * d + i] * factor);
       }
     }
-    const Distortion distortion = measure_distortion(codec, rows);
+    const Distortion distortion = distortion_of(codec, rows);
     EXPECT_NEAR(distortion.relative_mse.mean(), format.expected_relative_mse(),
                 5.0 * distortion.relative_mse.standard_error() + 3e-6);
     EXPECT_LT(distortion.relative_mse.standard_error(), 0.01 * format.expected_relative_mse());
@@ -103,7 +102,7 @@ INSTANTIATE_TEST_SUITE_P(Norms, CodecNormTest,
                                          1e30));
 
 // Below 2^-126 a bfloat16 is a multiple of 2^-133: the radius is off by half of that at most.
-TEST(CodecTest, SubnormalVectorsKeepTheirRadiusToTheGridOfBfloat16) {
+TEST(CodecExtremesTest, SubnormalVectorsKeepTheirRadiusToTheGridOfBfloat16) {
   const PolarCodec<float> codec(
       with_meaning(format_of(64, {5, 3, 3, 3, 3, 3}), RadiusMeaning::kNorm),
       make_rotation(RotationKind::kHaar, 64));
@@ -115,7 +114,7 @@ TEST(CodecTest, SubnormalVectorsKeepTheirRadiusToTheGridOfBfloat16) {
   EXPECT_NEAR(norm_of(decoded.data(), 64), norm_of(row.data(), 64), 0x1p-134 + 64 * 0x1p-149);
 }
 
-TEST(CodecTest, TheSmallestFloatIsEncodedWithFloat32Radii) {
+TEST(CodecExtremesTest, TheSmallestFloatIsEncodedWithFloat32Radii) {
   const PolarCodec<float> codec(
       with_meaning(format_of(16, {8, 6, 6, 6}), RadiusMeaning::kNorm, FloatType::kFloat32),
       make_rotation(RotationKind::kNone, 16));
@@ -125,7 +124,7 @@ TEST(CodecTest, TheSmallestFloatIsEncodedWithFloat32Radii) {
   EXPECT_EQ(decoded, row);
 }
 
-TEST(CodecTest, DoublesBelowTheDocumentedLimitDecodeToZero) {
+TEST(CodecExtremesTest, DoublesBelowTheDocumentedLimitDecodeToZero) {
   const PolarCodec<double> codec(PolarFormat::paper(16), make_rotation(RotationKind::kNone, 16));
   const std::vector<double> decoded =
       decode_rows(codec, encode_rows(codec, std::vector<double>(16, 0x1p-161)));
@@ -134,7 +133,7 @@ TEST(CodecTest, DoublesBelowTheDocumentedLimitDecodeToZero) {
 
 // ---- Failures ----
 
-TYPED_TEST(CodecTypedTest, ANonFiniteEntryAnywhereIsReportedWithItsRow) {
+TYPED_TEST(CodecExtremesOfTypeTest, ANonFiniteEntryAnywhereIsReportedWithItsRow) {
   using Limits = std::numeric_limits<float>;
   for (const PolarFormat& format :
        {PolarFormat::paper(32), PolarFormat::full_depth(22, 4.0), PolarFormat::uncompressed(32)}) {
@@ -165,7 +164,7 @@ TYPED_TEST(CodecTypedTest, ANonFiniteEntryAnywhereIsReportedWithItsRow) {
   }
 }
 
-TEST(CodecTest, AFloat16RadiusThatOverflowsIsReportedWithItsRow) {
+TEST(CodecExtremesTest, AFloat16RadiusThatOverflowsIsReportedWithItsRow) {
   PolarFormat compressed = PolarFormat::paper(64);
   compressed.radius_type = FloatType::kFloat16;
   for (const PolarFormat& format : {compressed, PolarFormat::uncompressed(64)}) {
@@ -191,7 +190,7 @@ TEST(CodecTest, AFloat16RadiusThatOverflowsIsReportedWithItsRow) {
 }
 
 // 65520 is halfway between the largest half and the next power of two.
-TEST(CodecTest, Float16OverflowBeginsWhereRoundingWouldLeaveTheRange) {
+TEST(CodecExtremesTest, Float16OverflowBeginsWhereRoundingWouldLeaveTheRange) {
   const PolarCodec<float> codec(
       with_meaning(format_of(2, {8}), RadiusMeaning::kNorm, FloatType::kFloat16),
       make_rotation(RotationKind::kNone, 2));
@@ -199,7 +198,7 @@ TEST(CodecTest, Float16OverflowBeginsWhereRoundingWouldLeaveTheRange) {
   EXPECT_TRUE(encode_rows(codec, std::vector<float>{65520.0f, 0.0f}).empty());
 }
 
-TEST(CodecTest, ANormBeyondFloatIsReportedNotSaturated) {
+TEST(CodecExtremesTest, ANormBeyondFloatIsReportedNotSaturated) {
   const PolarCodec<float> codec(PolarFormat::full_depth(64, 4.0),
                                 make_rotation(RotationKind::kHaar, 64));
   const std::vector<float> row(64, std::numeric_limits<float>::max());
@@ -212,7 +211,7 @@ TEST(CodecTest, ANormBeyondFloatIsReportedNotSaturated) {
 }
 
 // Of a NaN behind an overflow in one batch the first row is the one reported.
-TEST(CodecTest, TheFirstOfTwoFailuresIsReported) {
+TEST(CodecExtremesTest, TheFirstOfTwoFailuresIsReported) {
   PolarFormat format = PolarFormat::paper(64);
   format.radius_type = FloatType::kFloat16;
   const PolarCodec<float> codec(format, make_rotation(RotationKind::kNone, 64));

@@ -25,18 +25,16 @@ using polarquant_test::AccumulatorOf;
 using polarquant_test::count_allocations;
 using polarquant_test::gaussian_vector;
 using polarquant_test::GuardedBytes;
+using polarquant_test::kRotations;
 using polarquant_test::make_rotation;
 using polarquant_test::random_format;
 
-constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
-                                       RotationKind::kHaar};
-
 template <typename T>
-class CodecTypedTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(CodecTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+class CodecMemoryOfTypeTest : public testing::Test {};
+// clang++ wants the empty argument in C++17.
+TYPED_TEST_SUITE(CodecMemoryOfTypeTest, polarquant_test::ElementTypes, );
 
-TYPED_TEST(CodecTypedTest, NoCallWritesBeyondScratchBytes) {
+TYPED_TEST(CodecMemoryOfTypeTest, NoCallWritesBeyondScratchBytes) {
   using Accumulator = AccumulatorOf<TypeParam>;
   Random random(71);
   for (int trial = 0; trial < 40; ++trial) {
@@ -96,11 +94,11 @@ TYPED_TEST(CodecTypedTest, NoCallWritesBeyondScratchBytes) {
   }
 }
 
-TEST(CodecTest, TheCounterOfAllocationsCounts) {
+TEST(CodecMemoryTest, TheCounterOfAllocationsCounts) {
   EXPECT_EQ(count_allocations([] { ::operator delete(::operator new(1)); }), 1u);
 }
 
-TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
+TYPED_TEST(CodecMemoryOfTypeTest, CallsWithScratchAllocateNothing) {
   using Accumulator = AccumulatorOf<TypeParam>;
   for (const RotationKind kind : kRotations) {
     for (const PolarFormat& format : {PolarFormat::paper(96), PolarFormat::full_depth(96, 3.25),
@@ -139,7 +137,7 @@ TYPED_TEST(CodecTypedTest, CallsWithScratchAllocateNothing) {
   }
 }
 
-TYPED_TEST(CodecTypedTest, HotCallsAreNoexcept) {
+TYPED_TEST(CodecMemoryOfTypeTest, HotCallsAreNoexcept) {
   using Codec = polarquant::Codec<AccumulatorOf<TypeParam>>;
   using Accumulator = AccumulatorOf<TypeParam>;
   std::byte* const bytes = nullptr;
@@ -172,7 +170,7 @@ TYPED_TEST(CodecTypedTest, HotCallsAreNoexcept) {
 
 // ---- memory_bytes ----
 
-TEST(CodecTest, MemoryCountsTheRotationAndTheTables) {
+TEST(CodecMemoryTest, MemoryCountsTheRotationAndTheTables) {
   for (const PolarFormat& format : {PolarFormat::paper(128), PolarFormat::full_depth(128, 3.25),
                                     PolarFormat::uncompressed(128)}) {
     const PolarCodec<float> codec(format, make_rotation(RotationKind::kHaar, 128));
@@ -182,7 +180,7 @@ TEST(CodecTest, MemoryCountsTheRotationAndTheTables) {
 }
 
 // What a codec allocates beyond the given rotation, by the allocator's own count of bytes.
-TEST(CodecTest, MemoryOfTheTablesIsSmallBesideThatOfTheRotation) {
+TEST(CodecMemoryTest, MemoryOfTheTablesIsSmallBesideThatOfTheRotation) {
   const PolarCodec<float> codec(PolarFormat::full_depth(128, 3.25),
                                 make_rotation(RotationKind::kHaar, 128));
   EXPECT_GT(codec.tables().memory_bytes(), 0u);

@@ -1,28 +1,33 @@
-#include "polarquant/codec/polar_codec.hpp"
+// Inner products and weighted sums on one code after another, for rows of every type and for every
+// family of codes.
+#include "polarquant/codec/codec.hpp"
 
 #include <gtest/gtest.h>
 
-#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <limits>
 #include <memory>
-#include <utility>
+#include <type_traits>
 #include <vector>
 
+#include "plain_8bit_codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
 #include "test_util.hpp"
 
 namespace {
 
-using polarquant::CodeLayout;
-using polarquant::FloatType;
-using polarquant::PolarCodec;
+using polarquant::Arithmetic;
+using polarquant::Codec;
+using polarquant::CodecFormat;
+using polarquant::EncodeFailure;
+using polarquant::EncodeResult;
+using polarquant::make_codec;
 using polarquant::PolarFormat;
-using polarquant::PolarShape;
 using polarquant::Random;
 using polarquant::RotationKind;
+using polarquant::Rows;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::decode_rows;
 using polarquant_test::encode_rows;
@@ -32,170 +37,50 @@ using polarquant_test::inner_product;
 using polarquant_test::kSanitized;
 using polarquant_test::make_rotation;
 using polarquant_test::norm_of;
+using polarquant_test::plain_8bit;
 using polarquant_test::random_format;
 using polarquant_test::random_rotation;
 
-TEST(CodecTest, UncompressedFloat32IsExact) {
-  const PolarCodec<float> codec(PolarFormat::uncompressed(80, FloatType::kFloat32),
-                                make_rotation(RotationKind::kNone, 80));
-  const std::vector<float> rows = gaussian_vector<float>(80 * 20, 1, 1e20);
-  EXPECT_EQ(decode_rows(codec, encode_rows(codec, rows)), rows);
-}
-
-TEST(CodecTest, UncompressedFloat64IsExactForDoubles) {
-  const PolarCodec<double> codec(PolarFormat::uncompressed(80, FloatType::kFloat64),
-                                 make_rotation(RotationKind::kNone, 80));
-  std::vector<double> rows = gaussian_vector<double>(80 * 20, 1);
-  for (double& value : rows) value = std::sqrt(std::abs(value)) * 1e300;
-  EXPECT_EQ(decode_rows(codec, encode_rows(codec, rows)), rows);
-}
-
-TEST(CodecTest, UncompressedIsNotRotated) {
-  const PolarCodec<float> codec(PolarFormat::uncompressed(64),
-                                make_rotation(RotationKind::kHaar, 64));
-  std::vector<float> rows(64);
-  for (std::size_t i = 0; i < 64; ++i) rows[i] = static_cast<float>(i) / 64.0f - 0.5f;
-  EXPECT_EQ(codec.rotation().kind(), RotationKind::kNone);
-  EXPECT_EQ(decode_rows(codec, encode_rows(codec, rows)), rows);
-}
-
-TEST(CodecTest, UncompressedFloat16RoundsToHalfAUnitOfElevenBits) {
-  const PolarCodec<float> codec(PolarFormat::uncompressed(64),
-                                make_rotation(RotationKind::kNone, 64));
-  const std::vector<float> rows = gaussian_vector<float>(64 * 100, 1);
-  const std::vector<float> decoded = decode_rows(codec, encode_rows(codec, rows));
-  ASSERT_EQ(decoded.size(), rows.size());
-  bool any_was_rounded = false;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    any_was_rounded |= decoded[i] != rows[i];
-    EXPECT_LE(std::abs(decoded[i] - rows[i]), std::ldexp(std::abs(rows[i]), -11) + 0x1p-25f);
-  }
-  EXPECT_TRUE(any_was_rounded);
-}
-
-// ---- The indices are the definition's ----
-
-// Index of angle `angle` as it stands in a code.
-int stored_index(const CodeLayout& layout, const std::byte* code, std::size_t angle) {
-  const CodeLayout::Field field = layout.fields()[angle];
-  int index = 0;
-  for (std::uint32_t bit = 0; bit < field.num_bits; ++bit) {
-    const std::uint32_t position = field.bit_offset + bit;
-    const int value = std::to_integer<int>(code[position / 8] >> (position % 8)) & 1;
-    index |= value << bit;
-  }
-  return index;
-}
-
-double distance_to_boundary(const polarquant::AngleCodebook& codebook, double psi) {
-  double distance = std::numeric_limits<double>::infinity();
-  for (const double boundary : codebook.boundaries()) {
-    double gap = std::abs(psi - boundary);
-    if (codebook.is_circular()) gap = std::min(gap, polarquant::detail::kTwoPi - gap);
-    distance = std::min(distance, gap);
-  }
-  return distance;
-}
-
-// First coordinate and number of coordinates below angle `angle` of the shape.
-std::pair<std::size_t, std::size_t> coordinates_of(const PolarShape& shape, int angle) {
-  int level = 1;
-  while (level <= shape.levels && angle >= shape.first_angle(level + 1)) ++level;
-  const int position = angle - shape.first_angle(level);
-  if (level <= shape.levels) {
-    return {static_cast<std::size_t>(position) << level, std::size_t{1} << level};
-  }
-  return {0, static_cast<std::size_t>(shape.join_left(position) + shape.join_right(position))};
-}
-
-void expect_indices_of_definition(const PolarFormat& format, RotationKind kind) {
-  const PolarShape shape = format.shape();
-  const polarquant::CodebookSet codebooks = format.codebooks_or_offline();
-  const std::size_t d = static_cast<std::size_t>(format.head_dim);
-  const auto rotation = make_rotation(kind, format.head_dim, 5);
-  const PolarCodec<float> codec(format, rotation);
-  const CodeLayout layout(format);
-  const std::size_t n = 4000 / d + 1;
-  const std::vector<float> rows = gaussian_vector<float>(n * d, 17);
-  const std::vector<std::byte> codes = encode_rows(codec, rows);
-  ASSERT_FALSE(codes.empty());
-  std::vector<double> x(d), y(d), radii(d), angles(d);
-  for (std::size_t row = 0; row < n; ++row) {
-    for (std::size_t i = 0; i < d; ++i) x[i] = static_cast<double>(rows[row * d + i]);
-    rotation->apply(x.data(), y.data());
-    polarquant::to_polar(shape, y.data(), radii.data(), angles.data());
-    for (int angle = 0; angle < shape.num_angles(); ++angle) {
-      int level = 1;
-      while (level <= shape.levels && angle >= shape.first_angle(level + 1)) ++level;
-      const polarquant::AngleCodebook& codebook =
-          level <= shape.levels
-              ? codebooks.levels[static_cast<std::size_t>(level - 1)]
-              : codebooks
-                    .joins[static_cast<std::size_t>(angle - shape.first_angle(shape.levels + 1))];
-      const double psi = angles[static_cast<std::size_t>(angle)];
-      const int index = stored_index(layout, codes.data() + row * codec.bytes_per_vector(),
-                                     static_cast<std::size_t>(angle));
-      if (index == codebook.index(psi)) continue;
-      // Float arithmetic moves a coordinate by some 1e-7 of the norm, and so an angle by that over
-      // the radius below it.
-      const auto [first, count] = coordinates_of(shape, angle);
-      const double radius = norm_of(y.data() + first, count);
-      EXPECT_LT(distance_to_boundary(codebook, psi), 1e-6 * norm_of(y.data(), d) / radius)
-          << format.description() << " row " << row << " angle " << angle;
-    }
-  }
-}
-
-TEST(CodecTest, IndicesAreThoseOfPolarTransformAndNearestCentroid) {
-  Random random(23);
-  for (int trial = 0; trial < 40; ++trial) {
-    const PolarFormat format = random_format(random);
-    expect_indices_of_definition(format, random_rotation(random, format.head_dim));
-  }
-}
-
-TEST(CodecTest, IndicesOfOnlineCodebooksAreThoseOfTheNearestCentroid) {
-  Random random(29);
-  for (int trial = 0; trial < 10; ++trial) {
-    PolarFormat format = random_format(random, 128);
-    const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const std::vector<float> rows = gaussian_vector<float>(300 * d, random.next());
-    const auto rotation = make_rotation(RotationKind::kHaar, format.head_dim, 5);
-    format.codebooks = std::make_shared<const polarquant::CodebookSet>(
-        polarquant::online_codebooks<float>(format, *rotation, {rows.data(), 300, d}));
-    expect_indices_of_definition(format, RotationKind::kHaar);
-  }
-}
-
-// ---- Inner products and weighted sums on codes ----
-
 template <typename T>
-class CodecTypedTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(CodecTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+class CodecTest : public testing::Test {};
+// clang++ wants the empty argument in C++17.
+TYPED_TEST_SUITE(CodecTest, polarquant_test::ElementTypes, );
 
-TYPED_TEST(CodecTypedTest, DotIsTheInnerProductWithTheDecodedVector) {
+// Uncompressed, another family's, and ours.
+CodecFormat any_format(int trial, Random& random) {
+  if (trial < 3) return PolarFormat::uncompressed(48 << trial);
+  if (trial == 3) return plain_8bit(48);
+  return random_format(random, kSanitized ? 256 : 1024);
+}
+
+template <typename A>
+std::shared_ptr<const Codec<A>> codec_of(const CodecFormat& format, RotationKind kind) {
+  return make_codec<A>(format, {make_rotation(kind, format.head_dim(), 3), Arithmetic::kExact, {}});
+}
+
+TYPED_TEST(CodecTest, DotIsTheInnerProductWithTheDecodedVector) {
   using Accumulator = AccumulatorOf<TypeParam>;
   const double tolerance = std::is_same_v<Accumulator, double> ? 1e-13 : 1e-5;
   Random random(31);
   for (int trial = 0; trial < 20; ++trial) {
-    const PolarFormat format = trial < 3 ? PolarFormat::uncompressed(48 << trial)
-                                         : random_format(random, kSanitized ? 256 : 1024);
-    const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<AccumulatorOf<TypeParam>> codec(
-        format, make_rotation(random_rotation(random, format.head_dim), format.head_dim, 3));
+    const CodecFormat format = any_format(trial, random);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim());
+    const auto codec_pointer =
+        codec_of<Accumulator>(format, random_rotation(random, format.head_dim()));
+    const Codec<Accumulator>& codec = *codec_pointer;
     const std::vector<TypeParam> query = gaussian_vector<TypeParam>(d, random.next());
     const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(10 * d, random.next());
     const std::vector<std::byte> codes = encode_rows(codec, rows);
     const std::vector<Accumulator> decoded = decode_rows(codec, codes);
-    std::vector<Accumulator> prepared(codec.prepared_size());
+    GuardedBytes memory(codec.prepared_size() * sizeof(Accumulator));
+    Accumulator* const prepared = reinterpret_cast<Accumulator*>(memory.data());
     GuardedBytes scratch(codec.scratch_bytes());
-    codec.prepare_query(query.data(), prepared.data(), scratch.data());
+    codec.prepare_query(query.data(), prepared, scratch.data());
     for (std::size_t row = 0; row < 10; ++row) {
       const Accumulator* const key = decoded.data() + row * d;
       EXPECT_NEAR(
           static_cast<double>(codec.dot(
-              prepared.data(), codes.data() + row * codec.bytes_per_vector(), scratch.data())),
+              prepared, codes.data() + row * codec.bytes_per_vector(), scratch.data())),
           inner_product(query.data(), key, d),
           tolerance * norm_of(query.data(), d) * norm_of(key, d))
           << format.description();
@@ -204,12 +89,14 @@ TYPED_TEST(CodecTypedTest, DotIsTheInnerProductWithTheDecodedVector) {
 }
 
 // A power of two scales every step exactly.
-TYPED_TEST(CodecTypedTest, AQueryPreparedWithAScaleScalesItsInnerProducts) {
+TYPED_TEST(CodecTest, AQueryPreparedWithAScaleScalesItsInnerProducts) {
   using Accumulator = AccumulatorOf<TypeParam>;
-  for (const PolarFormat& format :
-       {PolarFormat::paper(64), PolarFormat::full_depth(80, 3.25), PolarFormat::uncompressed(64)}) {
-    const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<AccumulatorOf<TypeParam>> codec(format, make_rotation(RotationKind::kHaar, format.head_dim));
+  for (const CodecFormat& format :
+       {CodecFormat(PolarFormat::paper(64)), CodecFormat(PolarFormat::full_depth(80, 3.25)),
+        CodecFormat(PolarFormat::uncompressed(64)), plain_8bit(64)}) {
+    const std::size_t d = static_cast<std::size_t>(format.head_dim());
+    const auto codec_pointer = codec_of<Accumulator>(format, RotationKind::kHaar);
+    const Codec<Accumulator>& codec = *codec_pointer;
     const std::vector<TypeParam> query = gaussian_vector<TypeParam>(d, 1);
     const std::vector<std::byte> codes = encode_rows(codec, gaussian_vector<TypeParam>(d, 2));
     GuardedBytes prepared(codec.prepared_size() * sizeof(Accumulator));
@@ -222,16 +109,16 @@ TYPED_TEST(CodecTypedTest, AQueryPreparedWithAScaleScalesItsInnerProducts) {
   }
 }
 
-TYPED_TEST(CodecTypedTest, AccumulateAndFinishAreTheWeightedSumOfTheDecodedVectors) {
+TYPED_TEST(CodecTest, AccumulateAndFinishAreTheWeightedSumOfTheDecodedVectors) {
   using Accumulator = AccumulatorOf<TypeParam>;
   const double tolerance = std::is_same_v<Accumulator, double> ? 1e-13 : 1e-5;
   Random random(37);
   for (int trial = 0; trial < 20; ++trial) {
-    const PolarFormat format = trial < 3 ? PolarFormat::uncompressed(48 << trial)
-                                         : random_format(random, kSanitized ? 256 : 1024);
-    const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<AccumulatorOf<TypeParam>> codec(
-        format, make_rotation(random_rotation(random, format.head_dim), format.head_dim, 3));
+    const CodecFormat format = any_format(trial, random);
+    const std::size_t d = static_cast<std::size_t>(format.head_dim());
+    const auto codec_pointer =
+        codec_of<Accumulator>(format, random_rotation(random, format.head_dim()));
+    const Codec<Accumulator>& codec = *codec_pointer;
     const std::size_t n = 12;
     const std::vector<std::byte> codes =
         encode_rows(codec, gaussian_vector<TypeParam>(n * d, random.next()));
@@ -254,6 +141,62 @@ TYPED_TEST(CodecTypedTest, AccumulateAndFinishAreTheWeightedSumOfTheDecodedVecto
       ASSERT_NEAR(static_cast<double>(output[i]), expected[i], tolerance * scale)
           << format.description();
     }
+  }
+}
+
+// ---- Rows that cannot be encoded ----
+
+// As saved results and engines know them.
+TEST(EncodeFailureTest, HasFixedNumbers) {
+  static_assert(static_cast<int>(EncodeFailure::kNone) == 0);
+  static_assert(static_cast<int>(EncodeFailure::kNotFinite) == 1);
+  static_assert(static_cast<int>(EncodeFailure::kOutOfRange) == 2);
+  static_assert(static_cast<int>(EncodeFailure::kNoCapacity) == 3);
+  EXPECT_EQ(EncodeResult{}.num_encoded, 0u);
+  EXPECT_EQ(EncodeResult{}.failure, EncodeFailure::kNone);
+}
+
+// Whatever the family, the type, and the tile that the row falls into.
+TYPED_TEST(CodecTest, StopsAtTheFirstRowThatIsNotFinite) {
+  using Accumulator = AccumulatorOf<TypeParam>;
+  for (const CodecFormat& format :
+       {CodecFormat(PolarFormat::paper(32)), CodecFormat(PolarFormat::uncompressed(32)),
+        plain_8bit(32)}) {
+    const auto codec = codec_of<Accumulator>(format, RotationKind::kHaar);
+    const std::vector<TypeParam> good = gaussian_vector<TypeParam>(100 * 32, 5);
+    const std::vector<std::byte> expected = encode_rows(*codec, good);
+    ASSERT_FALSE(expected.empty());
+    GuardedBytes scratch(codec->scratch_bytes());
+    for (const std::size_t row : {0u, 31u, 32u, 77u, 99u}) {
+      std::vector<TypeParam> rows = good;
+      rows[row * 32 + 9] = static_cast<TypeParam>(std::numeric_limits<float>::infinity());
+      std::vector<std::byte> codes(expected.size());
+      const EncodeResult result =
+          codec->encode(Rows<const TypeParam>{rows.data(), 100, 32},
+                        {codes.data(), 100, codec->bytes_per_vector()}, scratch.data());
+      EXPECT_EQ(result.num_encoded, row) << format.description();
+      EXPECT_EQ(result.failure, EncodeFailure::kNotFinite) << format.description();
+      codes.resize(row * codec->bytes_per_vector());
+      EXPECT_TRUE(std::equal(codes.begin(), codes.end(), expected.begin())) << format.description();
+    }
+  }
+}
+
+// Doubles that no code of float radii can hold, behind more rows than a tile has.
+TEST(CodecOfDoublesTest, ANormBeyondTheTypeOfNormsIsOutOfRange) {
+  for (const CodecFormat& format :
+       {CodecFormat(PolarFormat::paper(32)), CodecFormat(PolarFormat::uncompressed(32)),
+        plain_8bit(32)}) {
+    const auto codec = codec_of<double>(format, RotationKind::kHaar);
+    std::vector<double> rows = gaussian_vector<double>(50 * 32, 5);
+    rows[40 * 32 + 3] = 1e300;
+    std::vector<std::byte> codes(50 * codec->bytes_per_vector());
+    GuardedBytes scratch(codec->scratch_bytes());
+    const EncodeResult result =
+        codec->encode({rows.data(), 50, 32}, {codes.data(), 50, codec->bytes_per_vector()},
+                      scratch.data());
+    EXPECT_EQ(result.num_encoded, 40u) << format.description();
+    EXPECT_EQ(result.failure, EncodeFailure::kOutOfRange) << format.description();
   }
 }
 

@@ -21,19 +21,19 @@ std::string message_of(const Call& call) {
   return "nothing was thrown";
 }
 
-TEST(Error, broken_rules_are_invalid_arguments_that_name_the_library) {
+TEST(ErrorTest, BrokenRulesAreInvalidArgumentsThatNameTheLibrary) {
   EXPECT_EQ(message_of<std::invalid_argument>(
                 [] { polarquant::detail::throw_invalid_argument("bits is 9"); }),
             "polarquant: bits is 9");
 }
 
-TEST(Error, failures_of_the_outside_world_are_runtime_errors_that_name_the_library) {
+TEST(ErrorTest, FailuresOfTheOutsideWorldAreRuntimeErrorsThatNameTheLibrary) {
   EXPECT_EQ(message_of<std::runtime_error>(
                 [] { polarquant::detail::throw_runtime_error("the file is short"); }),
             "polarquant: the file is short");
 }
 
-TEST(Error, a_message_is_put_together_of_text_and_numbers) {
+TEST(ErrorTest, AMessageIsPutTogetherOfTextAndNumbers) {
   using polarquant::detail::message;
   const std::string name = "keys";
   EXPECT_EQ(message({}), "");
@@ -49,7 +49,7 @@ TEST(Error, a_message_is_put_together_of_text_and_numbers) {
   EXPECT_EQ(message({3.25, " ", 0.1f, " ", 1e30}), "3.25 0.1 1e+30");
 }
 
-TEST(Error, a_failure_takes_its_message_in_parts) {
+TEST(ErrorTest, AFailureTakesItsMessageInParts) {
   EXPECT_EQ(message_of<std::invalid_argument>([] {
               polarquant::detail::throw_invalid_argument({"bits is ", 9});
             }),
@@ -60,7 +60,7 @@ TEST(Error, a_failure_takes_its_message_in_parts) {
             "polarquant: read 3 bytes");
 }
 
-TEST(Error, debug_checks_do_not_evaluate_their_condition_in_release_builds) {
+TEST(ErrorTest, DebugChecksDoNotEvaluateTheirConditionInReleaseBuilds) {
   int num_evaluations = 0;
   POLARQUANT_DCHECK(++num_evaluations > 0);
 #if defined(NDEBUG)

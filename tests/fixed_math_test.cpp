@@ -9,8 +9,8 @@
 
 namespace {
 
-using method_test::Fingerprint;
-using method_test::ulp_error;
+using polarquant_test::Fingerprint;
+using polarquant_test::ulp_error;
 using polarquant::Random;
 using polarquant::detail::fixed_log;
 using polarquant::detail::fixed_pow;
@@ -24,24 +24,24 @@ using polarquant::detail::SinCos;
 
 constexpr double kTwoUlpOfOne = 0x1.0p-52;
 
-TEST(FixedMath, fused_rounds_once_in_double) {
+TEST(FixedMathTest, FusedRoundsOnceInDouble) {
   const double x = 1.0 + 0x1.0p-30;
   EXPECT_EQ(fused(x, x, -(1.0 + 0x1.0p-29)), 0x1.0p-60);
 }
 
-TEST(FixedMath, fused_rounds_once_in_float) {
+TEST(FixedMathTest, FusedRoundsOnceInFloat) {
   const float x = 1.0f + 0x1.0p-13f;
   EXPECT_EQ(fused(x, x, -(1.0f + 0x1.0p-12f)), 0x1.0p-26f);
 }
 
-TEST(FixedMath, power_is_exact_where_a_double_can_hold_it) {
+TEST(FixedMathTest, PowerIsExactWhereADoubleCanHoldIt) {
   EXPECT_EQ(fixed_pow(3.0, 0), 1.0);
   EXPECT_EQ(fixed_pow(3.0, 1), 3.0);
   EXPECT_EQ(fixed_pow(3.0, 13), 1594323.0);
   EXPECT_EQ(fixed_pow(0.5, 1000), std::ldexp(1.0, -1000));
 }
 
-TEST(FixedMath, logarithm_is_right_to_2_ulp_over_all_normal_doubles) {
+TEST(FixedMathTest, LogarithmIsRightTo2UlpOverAllNormalDoubles) {
   Random random(1);
   for (int exponent = -1022; exponent <= 1023; ++exponent) {
     for (int i = 0; i < 100; ++i) {
@@ -51,7 +51,7 @@ TEST(FixedMath, logarithm_is_right_to_2_ulp_over_all_normal_doubles) {
   }
 }
 
-TEST(FixedMath, logarithm_is_right_to_2_ulp_around_one) {
+TEST(FixedMathTest, LogarithmIsRightTo2UlpAroundOne) {
   for (int i = -2000; i <= 2000; ++i) {
     if (i == 0) continue;
     for (const double step : {0x1.0p-53, 0x1.0p-40, 0x1.0p-20, 0x1.0p-12}) {
@@ -63,7 +63,7 @@ TEST(FixedMath, logarithm_is_right_to_2_ulp_around_one) {
   EXPECT_EQ(fixed_log(1.0), 0.0);
 }
 
-TEST(FixedMath, sine_is_right_to_2_ulp_on_the_quadrant) {
+TEST(FixedMathTest, SineIsRightTo2UlpOnTheQuadrant) {
   Random random(2);
   for (int i = 0; i < 200000; ++i) {
     const double x = random.uniform() * kHalfPi;
@@ -71,14 +71,14 @@ TEST(FixedMath, sine_is_right_to_2_ulp_on_the_quadrant) {
   }
 }
 
-TEST(FixedMath, sine_is_right_to_2_ulp_for_tiny_angles) {
+TEST(FixedMathTest, SineIsRightTo2UlpForTinyAngles) {
   for (int exponent = -300; exponent < 0; ++exponent) {
     const double x = std::ldexp(1.3, exponent);
     ASSERT_LE(ulp_error(fixed_sin_cos(x).sin, std::sin(static_cast<long double>(x))), 2.0) << x;
   }
 }
 
-TEST(FixedMath, cosine_is_right_to_2_ulp_below_pi_over_3) {
+TEST(FixedMathTest, CosineIsRightTo2UlpBelowPiOver3) {
   Random random(3);
   for (int i = 0; i < 200000; ++i) {
     const double x = random.uniform() * (kPi / 3.0);
@@ -86,7 +86,7 @@ TEST(FixedMath, cosine_is_right_to_2_ulp_below_pi_over_3) {
   }
 }
 
-TEST(FixedMath, sine_and_cosine_are_right_to_2_ulp_of_one_on_the_whole_circle) {
+TEST(FixedMathTest, SineAndCosineAreRightTo2UlpOfOneOnTheWholeCircle) {
   Random random(4);
   for (int i = 0; i < 400000; ++i) {
     const double x = random.uniform() * kTwoPi;
@@ -98,7 +98,7 @@ TEST(FixedMath, sine_and_cosine_are_right_to_2_ulp_of_one_on_the_whole_circle) {
 }
 
 // The encoder's quadrant boundaries depend on it: a cosine of 6e-17 would misplace half an axis.
-TEST(FixedMath, sine_and_cosine_of_quarter_turns_are_exact) {
+TEST(FixedMathTest, SineAndCosineOfQuarterTurnsAreExact) {
   const double quarters[] = {0.0, kHalfPi, kPi, 3.0 * kHalfPi};
   const double sines[] = {0.0, 1.0, 0.0, -1.0};
   const double cosines[] = {1.0, 0.0, -1.0, 0.0};
@@ -110,7 +110,7 @@ TEST(FixedMath, sine_and_cosine_of_quarter_turns_are_exact) {
   EXPECT_EQ(fixed_sin_cos(kHalfPi).cos, 0.0);
 }
 
-TEST(FixedMath, results_are_the_same_bits_everywhere) {
+TEST(FixedMathTest, ResultsAreTheSameBitsEverywhere) {
   Fingerprint logarithms;
   Fingerprint sines;
   for (int i = 1; i <= 10000; ++i) {

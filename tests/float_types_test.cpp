@@ -69,21 +69,21 @@ double value_or_infinity(const Kind& kind, unsigned bits, unsigned infinity) {
 double to_half(float x) { return value_or_infinity(kHalf, float_to_float16(x), 0x7c00u); }
 double to_bfloat(float x) { return value_or_infinity(kBfloat, float_to_bfloat16(x), 0x7f80u); }
 
-TEST(FloatTypes, sizes_are_those_of_the_types) {
+TEST(FloatTypesTest, SizesAreThoseOfTheTypes) {
   EXPECT_EQ(float_type_bytes(FloatType::kBFloat16), 2);
   EXPECT_EQ(float_type_bytes(FloatType::kFloat16), 2);
   EXPECT_EQ(float_type_bytes(FloatType::kFloat32), 4);
   EXPECT_EQ(float_type_bytes(FloatType::kFloat64), 8);
 }
 
-TEST(FloatTypes, names_are_those_of_the_types) {
+TEST(FloatTypesTest, NamesAreThoseOfTheTypes) {
   EXPECT_STREQ(float_type_name(FloatType::kBFloat16), "bfloat16");
   EXPECT_STREQ(float_type_name(FloatType::kFloat16), "float16");
   EXPECT_STREQ(float_type_name(FloatType::kFloat32), "float32");
   EXPECT_STREQ(float_type_name(FloatType::kFloat64), "float64");
 }
 
-TEST(FloatTypes, every_finite_half_has_its_value) {
+TEST(FloatTypesTest, EveryFiniteHalfHasItsValue) {
   for (unsigned bits = 0; bits < 0x10000u; ++bits) {
     if ((bits & 0x7c00u) == 0x7c00u) continue;
     ASSERT_EQ(static_cast<double>(float16_to_float(static_cast<std::uint16_t>(bits))),
@@ -92,14 +92,14 @@ TEST(FloatTypes, every_finite_half_has_its_value) {
   }
 }
 
-TEST(FloatTypes, every_finite_half_survives_the_round_trip) {
+TEST(FloatTypesTest, EveryFiniteHalfSurvivesTheRoundTrip) {
   for (unsigned bits = 0; bits < 0x10000u; ++bits) {
     if ((bits & 0x7c00u) == 0x7c00u) continue;
     ASSERT_EQ(float_to_float16(float16_to_float(static_cast<std::uint16_t>(bits))), bits);
   }
 }
 
-TEST(FloatTypes, every_finite_bfloat16_has_its_value) {
+TEST(FloatTypesTest, EveryFiniteBfloat16HasItsValue) {
   for (unsigned bits = 0; bits < 0x10000u; ++bits) {
     if ((bits & 0x7f80u) == 0x7f80u) continue;
     ASSERT_EQ(static_cast<double>(bfloat16_to_float(static_cast<std::uint16_t>(bits))),
@@ -108,7 +108,7 @@ TEST(FloatTypes, every_finite_bfloat16_has_its_value) {
   }
 }
 
-TEST(FloatTypes, every_finite_bfloat16_survives_the_round_trip) {
+TEST(FloatTypesTest, EveryFiniteBfloat16SurvivesTheRoundTrip) {
   for (unsigned bits = 0; bits < 0x10000u; ++bits) {
     if ((bits & 0x7f80u) == 0x7f80u) continue;
     ASSERT_EQ(float_to_bfloat16(bfloat16_to_float(static_cast<std::uint16_t>(bits))), bits);
@@ -116,7 +116,7 @@ TEST(FloatTypes, every_finite_bfloat16_survives_the_round_trip) {
 }
 
 // Between any two neighbours: the tie goes to the even one, its neighbours to the nearer one.
-TEST(FloatTypes, halves_round_to_nearest_and_ties_to_even) {
+TEST(FloatTypesTest, HalvesRoundToNearestAndTiesToEven) {
   for (std::uint16_t bits = 0; bits < 0x7bffu; ++bits) {
     const std::uint16_t above = static_cast<std::uint16_t>(bits + 1);
     const float tie = static_cast<float>(0.5 * (value_of(kHalf, bits) + value_of(kHalf, above)));
@@ -128,7 +128,7 @@ TEST(FloatTypes, halves_round_to_nearest_and_ties_to_even) {
   }
 }
 
-TEST(FloatTypes, bfloat16_rounds_to_nearest_and_ties_to_even) {
+TEST(FloatTypesTest, Bfloat16RoundsToNearestAndTiesToEven) {
   for (std::uint16_t bits = 0; bits < 0x7f7fu; ++bits) {
     const std::uint16_t above = static_cast<std::uint16_t>(bits + 1);
     const float tie =
@@ -142,7 +142,7 @@ TEST(FloatTypes, bfloat16_rounds_to_nearest_and_ties_to_even) {
   }
 }
 
-TEST(FloatTypes, any_finite_float_rounds_as_double_arithmetic_says) {
+TEST(FloatTypesTest, AnyFiniteFloatRoundsAsDoubleArithmeticSays) {
   Random random(1);
   for (int i = 0; i < 1000000; ++i) {
     const float x = float_from_bits(static_cast<std::uint32_t>(random.next()));
@@ -152,7 +152,7 @@ TEST(FloatTypes, any_finite_float_rounds_as_double_arithmetic_says) {
   }
 }
 
-TEST(FloatTypes, floats_in_the_range_of_halves_round_as_double_arithmetic_says) {
+TEST(FloatTypesTest, FloatsInTheRangeOfHalvesRoundAsDoubleArithmeticSays) {
   Random random(2);
   for (int i = 0; i < 1000000; ++i) {
     const double magnitude = std::exp2(-27.0 + 44.0 * random.uniform());
@@ -161,7 +161,7 @@ TEST(FloatTypes, floats_in_the_range_of_halves_round_as_double_arithmetic_says) 
   }
 }
 
-TEST(FloatTypes, half_overflows_to_infinity_from_65520_on) {
+TEST(FloatTypesTest, HalfOverflowsToInfinityFrom65520On) {
   EXPECT_EQ(float_to_float16(65504.0f), 0x7bffu);
   EXPECT_EQ(float_to_float16(std::nextafter(65520.0f, 0.0f)), 0x7bffu);
   EXPECT_EQ(float_to_float16(65520.0f), 0x7c00u);
@@ -171,7 +171,7 @@ TEST(FloatTypes, half_overflows_to_infinity_from_65520_on) {
   EXPECT_EQ(float_to_float16(std::numeric_limits<float>::infinity()), 0x7c00u);
 }
 
-TEST(FloatTypes, half_underflows_to_a_signed_zero_up_to_half_the_smallest) {
+TEST(FloatTypesTest, HalfUnderflowsToASignedZeroUpToHalfTheSmallest) {
   EXPECT_EQ(float_to_float16(0x1.0p-24f), 0x0001u);
   EXPECT_EQ(float_to_float16(0x1.0p-25f), 0x0000u);
   EXPECT_EQ(float_to_float16(std::nextafter(0x1.0p-25f, 1.0f)), 0x0001u);
@@ -179,14 +179,14 @@ TEST(FloatTypes, half_underflows_to_a_signed_zero_up_to_half_the_smallest) {
   EXPECT_EQ(float_to_float16(std::numeric_limits<float>::denorm_min()), 0x0000u);
 }
 
-TEST(FloatTypes, bfloat16_overflows_to_infinity_half_a_step_above_its_largest) {
+TEST(FloatTypesTest, Bfloat16OverflowsToInfinityHalfAStepAboveItsLargest) {
   EXPECT_EQ(float_to_bfloat16(float_from_bits(0x7f7f7fffu)), 0x7f7fu);
   EXPECT_EQ(float_to_bfloat16(float_from_bits(0x7f7f8000u)), 0x7f80u);
   EXPECT_EQ(float_to_bfloat16(std::numeric_limits<float>::max()), 0x7f80u);
   EXPECT_EQ(float_to_bfloat16(-std::numeric_limits<float>::infinity()), 0xff80u);
 }
 
-TEST(FloatTypes, zeros_keep_their_sign) {
+TEST(FloatTypesTest, ZerosKeepTheirSign) {
   EXPECT_EQ(float_to_float16(-0.0f), 0x8000u);
   EXPECT_EQ(float_to_bfloat16(-0.0f), 0x8000u);
   EXPECT_EQ(float_bits(float16_to_float(0x8000u)), 0x80000000u);
@@ -195,7 +195,7 @@ TEST(FloatTypes, zeros_keep_their_sign) {
 
 // A rounding error uniform over a step 2^-7 has mean square 2^-14 / 12 in [1, 2); relative to x,
 // with log x uniform, times E x^-2 = 3 / (8 log 2): 2.75e-6.
-TEST(FloatTypes, bfloat16_costs_the_exact_relative_mse) {
+TEST(FloatTypesTest, Bfloat16CostsTheExactRelativeMse) {
   Random random(3);
   constexpr int kCount = 1000000;
   double total = 0.0;
@@ -231,12 +231,12 @@ void expect_kinds_of_numbers() {
   }
 }
 
-TEST(FloatTypes, nan_and_infinities_are_told_by_their_bits) {
+TEST(FloatTypesTest, NanAndInfinitiesAreToldByTheirBits) {
   expect_kinds_of_numbers<float>();
   expect_kinds_of_numbers<double>();
 }
 
-TEST(FloatTypes, any_double_becomes_the_float_that_a_cast_makes) {
+TEST(FloatTypesTest, AnyDoubleBecomesTheFloatThatACastMakes) {
   Random random(5);
   for (int i = 0; i < 200000; ++i) {
     // From below half the smallest subnormal to beyond the largest.

@@ -30,7 +30,7 @@ using polarquant::detail::float_bits;
 using polarquant::detail::float_to_bfloat16;
 using polarquant::detail::float_to_float16;
 
-class FlushToZero {
+class FlushToZeroTest {
  public:
   FlushToZero() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
   ~FlushToZero() { _mm_setcsr(saved_); }
@@ -52,7 +52,7 @@ void expect_same(const Compute& compute) {
   EXPECT_TRUE(plain == flushed);
 }
 
-TEST(FlushToZero, leaves_every_half_its_value) {
+TEST(FlushToZeroTest, LeavesEveryHalfItsValue) {
   expect_same([] {
     std::vector<std::uint32_t> bits;
     for (unsigned half = 0; half < 0x10000u; ++half) {
@@ -63,7 +63,7 @@ TEST(FlushToZero, leaves_every_half_its_value) {
   });
 }
 
-TEST(FlushToZero, leaves_the_rounding_of_floats_and_doubles) {
+TEST(FlushToZeroTest, LeavesTheRoundingOfFloatsAndDoubles) {
   expect_same([] {
     std::vector<std::uint32_t> bits;
     Random random(1);
@@ -89,7 +89,7 @@ void expect_same_codes(const PolarFormat& format, double least) {
       Random random(2);
       std::vector<float> rows(40 * d);
       for (float& entry : rows) entry = static_cast<float>(scale * random.gaussian());
-      polarquant::detail::ScratchBuffer scratch(codec.scratch_bytes());
+      polarquant::AlignedBuffer scratch(codec.scratch_bytes());
       std::vector<std::byte> codes(40 * codec.bytes_per_vector());
       codec.encode(Rows<const float>{rows.data(), 40, d},
                    Rows<std::byte>{codes.data(), 40, codec.bytes_per_vector()}, scratch.data());
@@ -104,17 +104,17 @@ void expect_same_codes(const PolarFormat& format, double least) {
   }
 }
 
-TEST(FlushToZero, leaves_uncompressed_halves) {
+TEST(FlushToZeroTest, LeavesUncompressedHalves) {
   expect_same_codes(PolarFormat::uncompressed(64), 1e-8);
 }
 
-TEST(FlushToZero, leaves_radii_in_halves) {
+TEST(FlushToZeroTest, LeavesRadiiInHalves) {
   PolarFormat format = PolarFormat::paper(64);
   format.radius_type = FloatType::kFloat16;
   expect_same_codes(format, 1e-8);
 }
 
-TEST(FlushToZero, leaves_radii_in_bfloat16) {
+TEST(FlushToZeroTest, LeavesRadiiInBfloat16) {
   expect_same_codes(PolarFormat::paper(64), 1e-30);
   expect_same_codes(PolarFormat::full_depth(80, 3.25), 1e-30);
 }

@@ -13,13 +13,13 @@
 
 namespace {
 
-using method_test::circular_distance;
-using method_test::distortion;
-using method_test::expect_invalid_argument;
-using method_test::kPi;
-using method_test::laws;
-using method_test::Mean;
-using method_test::samples_of_level;
+using polarquant_test::circular_distance;
+using polarquant_test::distortion;
+using polarquant_test::expect_invalid;
+using polarquant_test::kPi;
+using polarquant_test::laws;
+using polarquant_test::Mean;
+using polarquant_test::samples_of_level;
 using polarquant::AngleCodebook;
 using polarquant::AngleDistribution;
 using polarquant::KMeansOptions;
@@ -63,7 +63,7 @@ KMeansOptions k_means_options(int bits, bool circular, std::uint64_t seed) {
 // The sample optimum differs from the law's by the noise of cell means, amplified by the inverse
 // of Lloyd's Jacobian: with 2 bits by less than 6 for these laws. A mean of n/4 samples of spread
 // sigma/4 has a standard error of sigma / (2 sqrt n).
-TEST(KMeans, samples_of_a_law_give_its_lloyd_max_codebook) {
+TEST(KMeansTest, SamplesOfALawGiveItsLloydMaxCodebook) {
   constexpr std::size_t kCount = 200000;
   for (int level = 2; level <= 5; ++level) {
     const AngleDistribution law = AngleDistribution::of_level(level);
@@ -76,7 +76,7 @@ TEST(KMeans, samples_of_a_law_give_its_lloyd_max_codebook) {
   }
 }
 
-TEST(KMeans, samples_of_a_law_give_its_distortion) {
+TEST(KMeansTest, SamplesOfALawGiveItsDistortion) {
   for (const int bits : {1, 2, 3, 4}) {
     const AngleDistribution law = AngleDistribution::of_level(2);
     const std::vector<double> samples = samples_of_level(2, 100000, 4);
@@ -88,7 +88,7 @@ TEST(KMeans, samples_of_a_law_give_its_distortion) {
   }
 }
 
-TEST(KMeans, uniform_samples_on_the_circle_give_a_uniform_codebook) {
+TEST(KMeansTest, UniformSamplesOnTheCircleGiveAUniformCodebook) {
   const std::vector<double> samples = samples_of_level(1, 200000, 5);
   const AngleCodebook codebook = AngleCodebook::k_means(samples, k_means_options(4, true, 3));
   // The least distortion of 16 arcs is (2 pi / 16)^2 / 12.
@@ -98,7 +98,7 @@ TEST(KMeans, uniform_samples_on_the_circle_give_a_uniform_codebook) {
   EXPECT_LT(reached, 1.02 * exact);
 }
 
-TEST(KMeans, separate_clusters_give_their_means) {
+TEST(KMeansTest, SeparateClustersGiveTheirMeans) {
   const std::vector<double> angles = {0.10, 0.12, 0.50, 0.52, 0.54, 1.0, 1.5, 1.52};
   std::vector<double> found =
       AngleCodebook::k_means(angles, k_means_options(2, false, 4)).centroids();
@@ -106,7 +106,7 @@ TEST(KMeans, separate_clusters_give_their_means) {
   for (std::size_t i = 0; i < 4; ++i) EXPECT_NEAR(found[i], means[i], 1e-14);
 }
 
-TEST(KMeans, cluster_across_the_cut_has_its_mean_on_the_circle) {
+TEST(KMeansTest, ClusterAcrossTheCutHasItsMeanOnTheCircle) {
   const double turn = 2.0 * kPi;
   const std::vector<double> angles = {0.05, turn - 0.01, turn - 0.02, 3.0, 3.1};
   const std::vector<double> found =
@@ -116,7 +116,7 @@ TEST(KMeans, cluster_across_the_cut_has_its_mean_on_the_circle) {
 }
 
 // One further step of Lloyd's iteration, by brute force on the circle, changes nothing.
-TEST(KMeans, result_is_a_fixed_point_on_the_circle) {
+TEST(KMeansTest, ResultIsAFixedPointOnTheCircle) {
   const std::vector<double> samples = clumped_circle(4000, 6);
   for (const int bits : {1, 2, 3, 4}) {
     KMeansOptions options = k_means_options(bits, true, 6);
@@ -137,7 +137,7 @@ TEST(KMeans, result_is_a_fixed_point_on_the_circle) {
   }
 }
 
-TEST(KMeans, result_is_a_fixed_point_on_the_quadrant) {
+TEST(KMeansTest, ResultIsAFixedPointOnTheQuadrant) {
   const std::vector<double> samples = samples_of_level(3, 4000, 7);
   for (const int bits : {0, 1, 2, 3, 4}) {
     KMeansOptions options = k_means_options(bits, false, 7);
@@ -158,7 +158,7 @@ TEST(KMeans, result_is_a_fixed_point_on_the_quadrant) {
 
 // Arthur and Vassilvitskii bound the expectation by 8 (log k + 2) times the optimum. On clumps a
 // good start matters: uniformly drawn starts followed by no iteration are far behind.
-TEST(KMeans, objective_is_near_the_best_of_many_seeds) {
+TEST(KMeansTest, ObjectiveIsNearTheBestOfManySeeds) {
   const std::vector<double> samples = clumped_circle(2000, 8);
   double best = std::numeric_limits<double>::infinity();
   double worst = 0.0;
@@ -174,7 +174,7 @@ TEST(KMeans, objective_is_near_the_best_of_many_seeds) {
   EXPECT_LT(worst, 8.0 * (std::log(4.0) + 2.0) * best);
 }
 
-TEST(KMeans, objective_beats_every_random_draw_of_centroids) {
+TEST(KMeansTest, ObjectiveBeatsEveryRandomDrawOfCentroids) {
   const std::vector<double> samples = clumped_circle(2000, 9);
   const double reached = objective(
       samples, AngleCodebook::k_means(samples, k_means_options(3, true, 1)).centroids(), true);
@@ -189,7 +189,7 @@ TEST(KMeans, objective_beats_every_random_draw_of_centroids) {
   }
 }
 
-TEST(KMeans, order_of_the_samples_does_not_matter) {
+TEST(KMeansTest, OrderOfTheSamplesDoesNotMatter) {
   std::vector<double> samples = clumped_circle(1000, 11);
   const AngleCodebook codebook = AngleCodebook::k_means(samples, k_means_options(3, true, 1));
   std::reverse(samples.begin(), samples.end());
@@ -197,7 +197,7 @@ TEST(KMeans, order_of_the_samples_does_not_matter) {
             codebook.centroids());
 }
 
-TEST(KMeans, equal_seeds_give_equal_codebooks_and_others_need_not) {
+TEST(KMeansTest, EqualSeedsGiveEqualCodebooksAndOthersNeedNot) {
   const std::vector<double> samples = samples_of_level(1, 1000, 12);
   const auto fit = [&samples](std::uint64_t seed) {
     return AngleCodebook::k_means(samples, k_means_options(3, true, seed)).centroids();
@@ -206,43 +206,43 @@ TEST(KMeans, equal_seeds_give_equal_codebooks_and_others_need_not) {
   EXPECT_NE(fit(1), fit(2));
 }
 
-TEST(KMeans, equal_samples_give_equal_centroids) {
+TEST(KMeansTest, EqualSamplesGiveEqualCentroids) {
   const AngleCodebook codebook =
       AngleCodebook::k_means(std::vector<double>(100, 0.7), k_means_options(2, false, 1));
   ASSERT_EQ(codebook.centroids().size(), 4u);
   for (const double theta : codebook.centroids()) EXPECT_NEAR(theta, 0.7, 1e-14);
 }
 
-TEST(KMeans, impossible_number_of_bits_is_an_error_that_names_it) {
+TEST(KMeansTest, ImpossibleNumberOfBitsIsAnErrorThatNamesIt) {
   const std::vector<double> samples(1000, 0.5);
-  expect_invalid_argument([&] { AngleCodebook::k_means(samples, k_means_options(9, false, 0)); },
+  expect_invalid([&] { AngleCodebook::k_means(samples, k_means_options(9, false, 0)); },
                           {"9 bits", "0 .. 8"});
-  expect_invalid_argument([&] { AngleCodebook::k_means(samples, k_means_options(-1, false, 0)); },
+  expect_invalid([&] { AngleCodebook::k_means(samples, k_means_options(-1, false, 0)); },
                           {"-1 bits", "0 .. 8"});
-  expect_invalid_argument([&] { AngleCodebook::k_means(samples, k_means_options(0, true, 0)); },
+  expect_invalid([&] { AngleCodebook::k_means(samples, k_means_options(0, true, 0)); },
                           {"0 bits", "1 .. 8"});
 }
 
-TEST(KMeans, too_few_angles_are_an_error_that_names_their_number) {
-  expect_invalid_argument(
+TEST(KMeansTest, TooFewAnglesAreAnErrorThatNamesTheirNumber) {
+  expect_invalid(
       [] {
         AngleCodebook::k_means({0.1, 0.2, 0.3}, KMeansOptions{});
       },
       {"4 centroids", "3 angles", "too few"});
 }
 
-TEST(KMeans, angle_out_of_range_is_an_error_that_names_it) {
+TEST(KMeansTest, AngleOutOfRangeIsAnErrorThatNamesIt) {
   const KMeansOptions line = k_means_options(0, false, 0);
   const KMeansOptions circle = k_means_options(1, true, 0);
-  expect_invalid_argument([&] { AngleCodebook::k_means({1.6}, line); }, {"angle 1.6", "pi/2]"});
-  expect_invalid_argument([&] { AngleCodebook::k_means({-0.1}, line); }, {"angle -0.1"});
-  expect_invalid_argument([&] { AngleCodebook::k_means({std::nan("")}, line); }, {"nan"});
-  expect_invalid_argument(
+  expect_invalid([&] { AngleCodebook::k_means({1.6}, line); }, {"angle 1.6", "pi/2]"});
+  expect_invalid([&] { AngleCodebook::k_means({-0.1}, line); }, {"angle -0.1"});
+  expect_invalid([&] { AngleCodebook::k_means({std::nan("")}, line); }, {"nan"});
+  expect_invalid(
       [&] {
         AngleCodebook::k_means({1.0, 6.3}, circle);
       },
       {"angle 6.3", "2 pi)"});
-  expect_invalid_argument(
+  expect_invalid(
       [&] {
         AngleCodebook::k_means({1.0, polarquant::detail::kTwoPi}, circle);
       },

@@ -1,40 +1,19 @@
-// What the tests of the method's headers share: errors, ULPs, samples, statistics, the exact laws.
+// What the tests of the method's headers share beside test_util.hpp: ULPs, statistics, exact laws.
 #pragma once
-
-#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <initializer_list>
 #include <limits>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
-#include "polarquant/base/random.hpp"
+#include "test_util.hpp"
 
-namespace method_test {
+namespace polarquant_test {
 
 inline constexpr double kPi = 3.14159265358979323846;
-
-// `call` throws std::invalid_argument with a message that holds every one of `parts`.
-template <typename Call>
-void expect_invalid_argument(const Call& call, std::initializer_list<const char*> parts) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(message.rfind("polarquant: ", 0), 0u) << message;
-    for (const char* part : parts) {
-      EXPECT_NE(message.find(part), std::string::npos) << message << "\nlacks: " << part;
-    }
-    return;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-}
 
 // |value - exact| in units of the last place of a double of exact's size.
 inline double ulp_error(double value, long double exact) {
@@ -58,36 +37,6 @@ class Fingerprint {
 
  private:
   std::uint64_t hash_ = 14695981039346656037ULL;
-};
-
-// [count, width], independent standard normal, one row after another.
-template <typename T>
-std::vector<T> gaussian_rows(std::size_t count, std::size_t width, std::uint64_t seed) {
-  polarquant::Random random(seed);
-  std::vector<T> rows(count * width);
-  for (T& value : rows) value = static_cast<T>(random.gaussian());
-  return rows;
-}
-
-// Mean and its standard error from a running sum.
-class Mean {
- public:
-  void add(double value) {
-    ++count_;
-    const double delta = value - mean_;
-    mean_ += delta / static_cast<double>(count_);
-    squares_ += delta * (value - mean_);
-  }
-  double mean() const { return mean_; }
-  double standard_error() const {
-    const double n = static_cast<double>(count_);
-    return std::sqrt(squares_ / (n * (n - 1.0)));
-  }
-
- private:
-  std::size_t count_ = 0;
-  double mean_ = 0.0;
-  double squares_ = 0.0;
 };
 
 // Kolmogorov's statistic sqrt(n) sup |F_n - F|: below 1.95 with probability .999 if F is the law.
@@ -123,4 +72,4 @@ double simpson(double low, double high, int num_panels, const Function& f) {
   return total * step / 3.0;
 }
 
-}  // namespace method_test
+}  // namespace polarquant_test

@@ -11,14 +11,15 @@
 #include <memory>
 #include <vector>
 
-#include "method_test_codec.hpp"
+#include "method_test_util.hpp"
 
 namespace {
 
-using method_test::expect_invalid_argument;
-using method_test::gaussian_rows;
-using method_test::make_rotation;
-using method_test::Quality;
+using polarquant_test::expect_invalid;
+using polarquant_test::gaussian_vector;
+using polarquant_test::make_rotation;
+using polarquant_test::distortion_of;
+using polarquant_test::with_codebooks;
 using polarquant::CodebookSet;
 using polarquant::offline_codebooks;
 using polarquant::online_codebooks;
@@ -52,34 +53,32 @@ bool equal(const CodebookSet& x, const CodebookSet& y) {
   return same(x.levels, y.levels) && same(x.joins, y.joins);
 }
 
-double relative_mse(PolarFormat format, const std::shared_ptr<const Rotation>& rotation,
+double relative_mse(const PolarFormat& format, const std::shared_ptr<const Rotation>& rotation,
                     const CodebookSet& codebooks, const std::vector<float>& rows) {
-  format.codebooks = std::make_shared<const CodebookSet>(codebooks);
-  Quality quality;
-  quality.add(PolarCodec<float>(format, rotation), rows);
-  return quality.relative_mse.mean();
+  const PolarCodec<float> codec(with_codebooks(format, codebooks), rotation);
+  return distortion_of(codec, rows).relative_mse.mean();
 }
 
 // Vectors as an unrotated key cache has them: every channel has a mean of its own.
 std::vector<float> rows_with_means(std::size_t count, std::size_t d, std::uint64_t seed) {
-  const std::vector<float> means = gaussian_rows<float>(1, d, 77);
-  std::vector<float> rows = gaussian_rows<float>(count, d, seed);
+  const std::vector<float> means = gaussian_vector<float>(d, 77);
+  std::vector<float> rows = gaussian_vector<float>(count * d, seed);
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = 0.3f * rows[i] + means[i % d];
   return rows;
 }
 
-TEST(OnlineCodebooks, on_gaussian_vectors_are_close_to_the_offline_ones) {
+TEST(OnlineCodebooksTest, OnGaussianVectorsAreCloseToTheOfflineOnes) {
   PolarFormat format = PolarFormat::paper(64);
   const CodebookSet offline = offline_codebooks(format);
   const CodebookSet online =
-      fit(format, Rotation(RotationKind::kNone, 64, 0), gaussian_rows<float>(20000, 64, 1));
+      fit(format, Rotation(RotationKind::kNone, 64, 0), gaussian_vector<float>(20000 * 64, 1));
   ASSERT_EQ(online.levels.size(), 4u);
   EXPECT_TRUE(online.joins.empty());
   // Level 1 is uniform: any turn of the codebook is as good, so its spacing is compared, which
   // single cells of k-means keep to some percent.
   const std::vector<double>& first = online.levels[0].centroids();
   for (std::size_t i = 1; i < 16; ++i) {
-    EXPECT_NEAR(first[i] - first[i - 1], method_test::kPi / 8.0, 0.25 * method_test::kPi / 8.0);
+    EXPECT_NEAR(first[i] - first[i - 1], polarquant_test::kPi / 8.0, 0.25 * polarquant_test::kPi / 8.0);
   }
   // Deeper: at least 80,000 samples with a spread below .35; a centroid is the mean of about 1/4
   // of them, amplified by at most 6 (codebook_test.cpp).
@@ -90,17 +89,17 @@ TEST(OnlineCodebooks, on_gaussian_vectors_are_close_to_the_offline_ones) {
   }
 }
 
-TEST(OnlineCodebooks, on_gaussian_vectors_reach_the_offline_distortion) {
+TEST(OnlineCodebooksTest, OnGaussianVectorsReachTheOfflineDistortion) {
   const PolarFormat format = full_format(64, 3.25);
   const auto rotation = make_rotation(RotationKind::kHaar, 64, 3);
-  const CodebookSet online = fit(format, *rotation, gaussian_rows<float>(10000, 64, 2));
-  const double reached = relative_mse(format, rotation, online, gaussian_rows<float>(20000, 64, 3));
+  const CodebookSet online = fit(format, *rotation, gaussian_vector<float>(10000 * 64, 2));
+  const double reached = relative_mse(format, rotation, online, gaussian_vector<float>(20000 * 64, 3));
   const double exact = format.expected_relative_mse();
   EXPECT_GT(reached, 0.98 * exact);
   EXPECT_LT(reached, 1.03 * exact);
 }
 
-TEST(OnlineCodebooks, beat_the_offline_ones_on_vectors_that_are_not_rotated) {
+TEST(OnlineCodebooksTest, BeatTheOfflineOnesOnVectorsThatAreNotRotated) {
   const PolarFormat format = full_format(16, 4.0);
   const auto rotation = make_rotation(RotationKind::kNone, 16, 0);
   const CodebookSet online = fit(format, *rotation, rows_with_means(20000, 16, 4));
@@ -112,13 +111,13 @@ TEST(OnlineCodebooks, beat_the_offline_ones_on_vectors_that_are_not_rotated) {
 }
 
 // All level-1 angles within .2 around one of two directions, one of them across the cut.
-TEST(OnlineCodebooks, follow_directions_that_cross_the_cut) {
+TEST(OnlineCodebooksTest, FollowDirectionsThatCrossTheCut) {
   PolarFormat format;
   format.head_dim = 2;
   format.levels = 1;
   format.level_bits = {1};
   std::vector<float> rows;
-  const std::vector<float> noise = gaussian_rows<float>(1, 1000, 6);
+  const std::vector<float> noise = gaussian_vector<float>(1000, 6);
   for (std::size_t i = 0; i < noise.size(); ++i) {
     const double psi = (i % 2 == 0 ? 0.02 : 2.0) + 0.05 * static_cast<double>(noise[i]);
     rows.push_back(static_cast<float>(std::cos(psi)));
@@ -129,11 +128,11 @@ TEST(OnlineCodebooks, follow_directions_that_cross_the_cut) {
   EXPECT_NEAR(online.levels[0].centroids()[1], 2.0, 0.01);
 }
 
-TEST(OnlineCodebooks, of_joined_parts_fit_every_join) {
+TEST(OnlineCodebooksTest, OfJoinedPartsFitEveryJoin) {
   PolarFormat format = full_format(112, 4.0);
   format.join_bits = {2, 2};
   const CodebookSet online =
-      fit(format, Rotation(RotationKind::kNone, 112, 0), gaussian_rows<float>(20000, 112, 7));
+      fit(format, Rotation(RotationKind::kNone, 112, 0), gaussian_vector<float>(20000 * 112, 7));
   const CodebookSet offline = offline_codebooks(format);
   ASSERT_EQ(online.joins.size(), 2u);
   for (std::size_t join = 0; join < 2; ++join) {
@@ -143,7 +142,7 @@ TEST(OnlineCodebooks, of_joined_parts_fit_every_join) {
   }
 }
 
-TEST(OnlineCodebooks, are_fitted_after_the_rotation) {
+TEST(OnlineCodebooksTest, AreFittedAfterTheRotation) {
   const PolarFormat format = full_format(16, 4.0);
   const Rotation rotation(RotationKind::kHaar, 16, 9);
   const std::vector<float> rows = rows_with_means(500, 16, 8);
@@ -160,22 +159,22 @@ TEST(OnlineCodebooks, are_fitted_after_the_rotation) {
   EXPECT_TRUE(equal(fit(format, rotation, rows), of_rotated));
 }
 
-TEST(OnlineCodebooks, equal_seeds_give_equal_codebooks_and_others_need_not) {
+TEST(OnlineCodebooksTest, EqualSeedsGiveEqualCodebooksAndOthersNeedNot) {
   const PolarFormat format = full_format(16, 4.0);
   const Rotation rotation(RotationKind::kHaar, 16, 9);
-  const std::vector<float> rows = gaussian_rows<float>(500, 16, 10);
+  const std::vector<float> rows = gaussian_vector<float>(500 * 16, 10);
   OnlineCodebookOptions other;
   other.seed = 1;
   EXPECT_TRUE(equal(fit(format, rotation, rows), fit(format, rotation, rows)));
   EXPECT_FALSE(equal(fit(format, rotation, rows), fit(format, rotation, rows, other)));
 }
 
-TEST(OnlineCodebooks, do_not_depend_on_the_stride_or_type_of_rows) {
+TEST(OnlineCodebooksTest, DoNotDependOnTheStrideOrTypeOfRows) {
   const PolarFormat format = full_format(16, 4.0);
   const Rotation rotation(RotationKind::kHadamard, 16, 9);
   std::vector<Eigen::half> halves(500 * 20);
   std::vector<float> floats(500 * 16);
-  const std::vector<float> values = gaussian_rows<float>(500, 16, 11);
+  const std::vector<float> values = gaussian_vector<float>(500 * 16, 11);
   for (std::size_t i = 0; i < values.size(); ++i) {
     halves[i / 16 * 20 + i % 16] = static_cast<Eigen::half>(values[i]);
     floats[i] = static_cast<float>(halves[i / 16 * 20 + i % 16]);
@@ -185,22 +184,22 @@ TEST(OnlineCodebooks, do_not_depend_on_the_stride_or_type_of_rows) {
   EXPECT_TRUE(equal(of_halves, fit(format, rotation, floats)));
 }
 
-TEST(OnlineCodebooks, leave_zero_vectors_out) {
+TEST(OnlineCodebooksTest, LeaveZeroVectorsOut) {
   const PolarFormat format = full_format(16, 4.0);
   const Rotation rotation(RotationKind::kHaar, 16, 9);
-  std::vector<float> rows = gaussian_rows<float>(500, 16, 12);
+  std::vector<float> rows = gaussian_vector<float>(500 * 16, 12);
   const CodebookSet before = fit(format, rotation, rows);
   rows.insert(rows.end(), 16 * 300, 0.0f);
   EXPECT_TRUE(equal(fit(format, rotation, rows), before));
 }
 
 // A pair has one angle, so with at most 60 of 100 rows every second row is used.
-TEST(OnlineCodebooks, use_at_most_the_given_number_of_angles) {
+TEST(OnlineCodebooksTest, UseAtMostTheGivenNumberOfAngles) {
   const PolarFormat format = full_format(2, 12.0);
   PolarFormat coarse = format;
   coarse.level_bits[0] = 3;
   const Rotation rotation(RotationKind::kNone, 2, 0);
-  std::vector<float> rows = gaussian_rows<float>(100, 2, 13);
+  std::vector<float> rows = gaussian_vector<float>(100 * 2, 13);
   OnlineCodebookOptions options;
   options.max_num_angles = 60;
   const CodebookSet before = fit(coarse, rotation, rows, options);
@@ -211,49 +210,49 @@ TEST(OnlineCodebooks, use_at_most_the_given_number_of_angles) {
 
 // Errors ------------------------------------------------------------------------------------------
 
-TEST(OnlineCodebooks, invalid_format_is_an_error) {
+TEST(OnlineCodebooksTest, InvalidFormatIsAnError) {
   PolarFormat format = full_format(16, 4.0);
   format.level_bits[0] = 9;
-  const std::vector<float> rows = gaussian_rows<float>(500, 16, 14);
-  expect_invalid_argument([&] { fit(format, Rotation(RotationKind::kNone, 16, 0), rows); },
+  const std::vector<float> rows = gaussian_vector<float>(500 * 16, 14);
+  expect_invalid([&] { fit(format, Rotation(RotationKind::kNone, 16, 0), rows); },
                           {"level 1 has 9 bits"});
 }
 
-TEST(OnlineCodebooks, uncompressed_format_is_an_error) {
-  const std::vector<float> rows = gaussian_rows<float>(500, 16, 14);
-  expect_invalid_argument(
+TEST(OnlineCodebooksTest, UncompressedFormatIsAnError) {
+  const std::vector<float> rows = gaussian_vector<float>(500 * 16, 14);
+  expect_invalid(
       [&] { fit(PolarFormat::uncompressed(16), Rotation(RotationKind::kNone, 16, 0), rows); },
       {"uncompressed", "no angles"});
 }
 
-TEST(OnlineCodebooks, rotation_of_another_width_is_an_error_that_names_both) {
-  const std::vector<float> rows = gaussian_rows<float>(500, 16, 14);
-  expect_invalid_argument(
+TEST(OnlineCodebooksTest, RotationOfAnotherWidthIsAnErrorThatNamesBoth) {
+  const std::vector<float> rows = gaussian_vector<float>(500 * 16, 14);
+  expect_invalid(
       [&] { fit(full_format(16, 4.0), Rotation(RotationKind::kNone, 32, 0), rows); },
       {"32 wide", "the format 16"});
 }
 
-TEST(OnlineCodebooks, entry_that_is_not_finite_is_an_error_that_names_it) {
+TEST(OnlineCodebooksTest, EntryThatIsNotFiniteIsAnErrorThatNamesIt) {
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
-    std::vector<float> rows = gaussian_rows<float>(500, 16, 14);
+    std::vector<float> rows = gaussian_vector<float>(500 * 16, 14);
     rows[16 * 123 + 5] = bad;
-    expect_invalid_argument(
+    expect_invalid(
         [&] { fit(full_format(16, 4.0), Rotation(RotationKind::kHaar, 16, 0), rows); },
         {"row 123", "coordinate 5"});
   }
 }
 
-TEST(OnlineCodebooks, fewer_angles_than_centroids_are_an_error_that_names_both) {
+TEST(OnlineCodebooksTest, FewerAnglesThanCentroidsAreAnErrorThatNamesBoth) {
   PolarFormat format = full_format(16, 4.0);
   format.level_bits = {4, 2, 2, 2};
-  const std::vector<float> rows = gaussian_rows<float>(3, 16, 14);
-  expect_invalid_argument([&] { fit(format, Rotation(RotationKind::kNone, 16, 0), rows); },
+  const std::vector<float> rows = gaussian_vector<float>(3 * 16, 14);
+  expect_invalid([&] { fit(format, Rotation(RotationKind::kNone, 16, 0), rows); },
                           {"4 centroids", "3 angles"});
 }
 
-TEST(OnlineCodebooks, no_rows_are_an_error) {
-  expect_invalid_argument(
+TEST(OnlineCodebooksTest, NoRowsAreAnError) {
+  expect_invalid(
       [&] { fit(full_format(16, 4.0), Rotation(RotationKind::kNone, 16, 0), {}); },
       {"0 angles", "too few"});
 }

@@ -13,9 +13,9 @@
 
 namespace {
 
-using method_test::expect_invalid_argument;
-using method_test::gaussian_rows;
-using method_test::kPi;
+using polarquant_test::expect_invalid;
+using polarquant_test::gaussian_vector;
+using polarquant_test::kPi;
 using polarquant::from_polar;
 using polarquant::PolarShape;
 using polarquant::to_polar;
@@ -109,11 +109,11 @@ Polar<double> naive_polar(const PolarShape& shape, const std::vector<double>& x)
   return polar;
 }
 
-TEST(PolarTransform, angles_and_radii_are_those_of_the_definition) {
+TEST(PolarTransformTest, AnglesAndRadiiAreThoseOfTheDefinition) {
   for (const PolarShape& shape : shapes()) {
     const std::size_t d = static_cast<std::size_t>(shape.head_dim);
     for (std::uint64_t seed = 0; seed < 5; ++seed) {
-      const std::vector<double> x = gaussian_rows<double>(1, d, seed);
+      const std::vector<double> x = gaussian_vector<double>(d, seed);
       const Polar<double> polar = polar_of(shape, x);
       const Polar<double> naive = naive_polar(shape, x);
       ASSERT_EQ(polar.angles.size(), naive.angles.size()) << name_of(shape);
@@ -134,7 +134,7 @@ void expect_inverse() {
   for (const PolarShape& shape : shapes()) {
     const std::size_t d = static_cast<std::size_t>(shape.head_dim);
     for (std::uint64_t seed = 0; seed < 5; ++seed) {
-      const std::vector<T> x = gaussian_rows<T>(1, d, 100 + seed);
+      const std::vector<T> x = gaussian_vector<T>(d, 100 + seed);
       const std::vector<T> y = cartesian_of(shape, polar_of(shape, x));
       const double tolerance =
           4.0 * (shape.levels + 1) * static_cast<double>(std::numeric_limits<T>::epsilon());
@@ -145,11 +145,11 @@ void expect_inverse() {
   }
 }
 
-TEST(PolarTransform, inverse_returns_the_vector_in_double) { expect_inverse<double>(); }
+TEST(PolarTransformTest, InverseReturnsTheVectorInDouble) { expect_inverse<double>(); }
 
-TEST(PolarTransform, inverse_returns_the_vector_in_float) { expect_inverse<float>(); }
+TEST(PolarTransformTest, InverseReturnsTheVectorInFloat) { expect_inverse<float>(); }
 
-TEST(PolarTransform, level_1_is_wrapped_to_one_turn) {
+TEST(PolarTransformTest, Level1IsWrappedToOneTurn) {
   const PolarShape shape{2, 1};
   const double directions[][3] = {{1, 0, 0.0},         {1, 1, 0.25 * kPi}, {0, 1, 0.5 * kPi},
                                   {-1, 1, 0.75 * kPi}, {-1, 0, kPi},       {-1, -1, 1.25 * kPi},
@@ -171,22 +171,22 @@ void expect_tiny_negative_angles_below_a_turn() {
   }
 }
 
-TEST(PolarTransform, tiny_negative_angles_stay_below_a_turn_in_double) {
+TEST(PolarTransformTest, TinyNegativeAnglesStayBelowATurnInDouble) {
   expect_tiny_negative_angles_below_a_turn<double>();
 }
 
-TEST(PolarTransform, tiny_negative_angles_stay_below_a_turn_in_float) {
+TEST(PolarTransformTest, TinyNegativeAnglesStayBelowATurnInFloat) {
   expect_tiny_negative_angles_below_a_turn<float>();
 }
 
-TEST(PolarTransform, level_1_fills_the_circle_and_deeper_levels_the_quadrant) {
+TEST(PolarTransformTest, Level1FillsTheCircleAndDeeperLevelsTheQuadrant) {
   for (const PolarShape& shape : {PolarShape{128, 7}, PolarShape{112, 6}}) {
     const std::size_t num_first = static_cast<std::size_t>(shape.num_angles(1));
     double smallest_first = 10.0;
     double largest_first = 0.0;
     for (std::uint64_t seed = 0; seed < 100; ++seed) {
       const Polar<float> polar =
-          polar_of(shape, gaussian_rows<float>(1, static_cast<std::size_t>(shape.head_dim), seed));
+          polar_of(shape, gaussian_vector<float>(1, static_cast<std::size_t>(shape.head_dim), seed));
       for (std::size_t k = 0; k < polar.angles.size(); ++k) {
         const double psi = static_cast<double>(polar.angles[k]);
         ASSERT_GE(psi, 0.0);
@@ -202,9 +202,9 @@ TEST(PolarTransform, level_1_fills_the_circle_and_deeper_levels_the_quadrant) {
   }
 }
 
-TEST(PolarTransform, radii_are_the_norms_of_blocks) {
+TEST(PolarTransformTest, RadiiAreTheNormsOfBlocks) {
   const PolarShape shape{96, 4};
-  const std::vector<double> x = gaussian_rows<double>(1, 96, 7);
+  const std::vector<double> x = gaussian_vector<double>(96, 7);
   const Polar<double> polar = polar_of(shape, x);
   ASSERT_EQ(polar.radii.size(), 6u);
   for (std::size_t block = 0; block < 6; ++block) {
@@ -212,9 +212,9 @@ TEST(PolarTransform, radii_are_the_norms_of_blocks) {
   }
 }
 
-TEST(PolarTransform, scaling_the_vector_scales_radii_and_keeps_angles) {
+TEST(PolarTransformTest, ScalingTheVectorScalesRadiiAndKeepsAngles) {
   const PolarShape shape{80, 6};
-  std::vector<double> x = gaussian_rows<double>(1, 80, 8);
+  std::vector<double> x = gaussian_vector<double>(80, 8);
   const Polar<double> polar = polar_of(shape, x);
   for (double& value : x) value *= 1024.0;
   const Polar<double> scaled = polar_of(shape, x);
@@ -222,7 +222,7 @@ TEST(PolarTransform, scaling_the_vector_scales_radii_and_keeps_angles) {
   EXPECT_EQ(scaled.angles, polar.angles);
 }
 
-TEST(PolarTransform, zero_vector_has_zero_radii_and_returns_to_zeros) {
+TEST(PolarTransformTest, ZeroVectorHasZeroRadiiAndReturnsToZeros) {
   for (const PolarShape& shape : shapes()) {
     const std::vector<float> zeros(static_cast<std::size_t>(shape.head_dim), 0.0f);
     const Polar<float> polar = polar_of(shape, zeros);
@@ -232,19 +232,19 @@ TEST(PolarTransform, zero_vector_has_zero_radii_and_returns_to_zeros) {
   }
 }
 
-TEST(PolarTransform, zero_block_returns_to_zeros_beside_others) {
+TEST(PolarTransformTest, ZeroBlockReturnsToZerosBesideOthers) {
   const PolarShape shape{64, 6};
-  std::vector<double> x = gaussian_rows<double>(1, 64, 9);
+  std::vector<double> x = gaussian_vector<double>(64, 9);
   for (std::size_t i = 16; i < 32; ++i) x[i] = 0.0;
   const std::vector<double> y = cartesian_of(shape, polar_of(shape, x));
   for (std::size_t i = 16; i < 32; ++i) EXPECT_NEAR(y[i], 0.0, 1e-15);
   for (std::size_t i = 0; i < 16; ++i) EXPECT_NEAR(y[i], x[i], 1e-14);
 }
 
-TEST(PolarTransform, norms_near_the_ends_of_the_range_survive) {
+TEST(PolarTransformTest, NormsNearTheEndsOfTheRangeSurvive) {
   const PolarShape shape{16, 4};
   for (const double scale : {1e-300, 1e300}) {
-    std::vector<double> x = gaussian_rows<double>(1, 16, 10);
+    std::vector<double> x = gaussian_vector<double>(16, 10);
     for (double& value : x) value *= scale;
     const std::vector<double> y = cartesian_of(shape, polar_of(shape, x));
     for (std::size_t i = 0; i < 16; ++i) EXPECT_NEAR(y[i] / scale, x[i] / scale, 1e-13);
@@ -253,7 +253,7 @@ TEST(PolarTransform, norms_near_the_ends_of_the_range_survive) {
 
 // Shape -------------------------------------------------------------------------------------------
 
-TEST(PolarShape, counts_add_up_to_the_coordinates) {
+TEST(PolarShapeTest, CountsAddUpToTheCoordinates) {
   for (const PolarShape& shape : shapes()) {
     ASSERT_NO_THROW(shape.validate()) << name_of(shape);
     int angles = shape.num_joins();
@@ -267,7 +267,7 @@ TEST(PolarShape, counts_add_up_to_the_coordinates) {
   }
 }
 
-TEST(PolarShape, full_depth_ends_in_one_radius) {
+TEST(PolarShapeTest, FullDepthEndsInOneRadius) {
   for (int d = 2; d <= 1024; d += 2) {
     int levels = 0;
     while ((2 << levels) <= d) ++levels;
@@ -280,7 +280,7 @@ TEST(PolarShape, full_depth_ends_in_one_radius) {
   }
 }
 
-TEST(PolarShape, joins_add_the_parts_from_the_largest_down) {
+TEST(PolarShapeTest, JoinsAddThePartsFromTheLargestDown) {
   const PolarShape shape{112, 6};
   ASSERT_EQ(shape.num_joins(), 2);
   EXPECT_EQ(shape.join_left(0), 64);
@@ -289,12 +289,12 @@ TEST(PolarShape, joins_add_the_parts_from_the_largest_down) {
   EXPECT_EQ(shape.join_right(1), 16);
 }
 
-TEST(PolarShape, blocks_are_not_joined) { EXPECT_EQ((PolarShape{96, 5}.num_joins()), 0); }
+TEST(PolarShapeTest, BlocksAreNotJoined) { EXPECT_EQ((PolarShape{96, 5}.num_joins()), 0); }
 
-TEST(PolarShape, width_out_of_range_is_an_error_that_names_it) {
+TEST(PolarShapeTest, WidthOutOfRangeIsAnErrorThatNamesIt) {
   for (const int d : {-2, 0, 1, 7, 1026}) {
     const std::string text = "head_dim is " + std::to_string(d);
-    expect_invalid_argument(
+    expect_invalid(
         [d] {
           PolarShape{d, 1}.validate();
         },
@@ -302,10 +302,10 @@ TEST(PolarShape, width_out_of_range_is_an_error_that_names_it) {
   }
 }
 
-TEST(PolarShape, depth_out_of_range_is_an_error_that_names_it) {
+TEST(PolarShapeTest, DepthOutOfRangeIsAnErrorThatNamesIt) {
   for (const int levels : {-1, 0, 8, 11, 40}) {
     const std::string text = "levels is " + std::to_string(levels);
-    expect_invalid_argument(
+    expect_invalid(
         [levels] {
           PolarShape{128, levels}.validate();
         },
@@ -313,8 +313,8 @@ TEST(PolarShape, depth_out_of_range_is_an_error_that_names_it) {
   }
 }
 
-TEST(PolarShape, width_that_blocks_do_not_divide_is_an_error_that_names_it) {
-  expect_invalid_argument(
+TEST(PolarShapeTest, WidthThatBlocksDoNotDivideIsAnErrorThatNamesIt) {
+  expect_invalid(
       [] {
         PolarShape{80, 5}.validate();
       },

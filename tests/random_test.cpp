@@ -10,9 +10,9 @@
 
 namespace {
 
-using method_test::Fingerprint;
-using method_test::kKolmogorovBound;
-using method_test::kolmogorov_statistic;
+using polarquant_test::Fingerprint;
+using polarquant_test::kKolmogorovBound;
+using polarquant_test::kolmogorov_statistic;
 using polarquant::Random;
 
 // A sample moment of `count` draws with the given exact mean and variance, within 4 standard
@@ -27,20 +27,20 @@ void expect_mean(int count, double exact, double variance, const Draw& draw) {
 constexpr int kCount = 1000000;
 
 // Published outputs of SplitMix64 for the seed 0.
-TEST(Random, first_numbers_are_those_of_splitmix64) {
+TEST(RandomTest, FirstNumbersAreThoseOfSplitmix64) {
   Random random(0);
   EXPECT_EQ(random.next(), 0xe220a8397b1dcdafULL);
   EXPECT_EQ(random.next(), 0x6e789e6aa1b965f4ULL);
   EXPECT_EQ(random.next(), 0x06c45d188009454fULL);
 }
 
-TEST(Random, equal_seeds_give_equal_streams) {
+TEST(RandomTest, EqualSeedsGiveEqualStreams) {
   Random first(77);
   Random second(77);
   for (int i = 0; i < 1000; ++i) ASSERT_EQ(first.gaussian(), second.gaussian());
 }
 
-TEST(Random, neighbouring_seeds_give_unrelated_streams) {
+TEST(RandomTest, NeighbouringSeedsGiveUnrelatedStreams) {
   Random first(77);
   Random second(78);
   double product = 0.0;
@@ -48,7 +48,7 @@ TEST(Random, neighbouring_seeds_give_unrelated_streams) {
   EXPECT_NEAR(product / kCount, 0.0, 4.0 / std::sqrt(kCount));
 }
 
-TEST(Random, uniform_numbers_are_multiples_of_2_to_the_minus_53_below_one) {
+TEST(RandomTest, UniformNumbersAreMultiplesOf2ToTheMinus53BelowOne) {
   Random random(1);
   for (int i = 0; i < 100000; ++i) {
     const double u = random.uniform();
@@ -58,7 +58,7 @@ TEST(Random, uniform_numbers_are_multiples_of_2_to_the_minus_53_below_one) {
   }
 }
 
-TEST(Random, uniform_numbers_use_all_53_bits) {
+TEST(RandomTest, UniformNumbersUseAll53Bits) {
   Random random(1);
   bool lowest_bit_seen = false;
   for (int i = 0; i < 100; ++i) {
@@ -68,7 +68,7 @@ TEST(Random, uniform_numbers_use_all_53_bits) {
   EXPECT_TRUE(lowest_bit_seen);
 }
 
-TEST(Random, uniform_numbers_have_the_uniform_moments) {
+TEST(RandomTest, UniformNumbersHaveTheUniformMoments) {
   Random random(2);
   expect_mean(kCount, 1.0 / 2.0, 1.0 / 12.0, [&random] { return random.uniform(); });
   expect_mean(kCount, 1.0 / 3.0, 4.0 / 45.0, [&random] {
@@ -77,14 +77,14 @@ TEST(Random, uniform_numbers_have_the_uniform_moments) {
   });
 }
 
-TEST(Random, uniform_numbers_follow_the_uniform_law) {
+TEST(RandomTest, UniformNumbersFollowTheUniformLaw) {
   Random random(3);
   std::vector<double> samples(200000);
   for (double& sample : samples) sample = random.uniform();
   EXPECT_LT(kolmogorov_statistic(samples, [](double u) { return u; }), kKolmogorovBound);
 }
 
-TEST(Random, consecutive_uniform_numbers_are_uncorrelated) {
+TEST(RandomTest, ConsecutiveUniformNumbersAreUncorrelated) {
   Random random(4);
   double previous = random.uniform() - 0.5;
   expect_mean(kCount, 0.0, 1.0 / 144.0, [&random, &previous] {
@@ -94,7 +94,7 @@ TEST(Random, consecutive_uniform_numbers_are_uncorrelated) {
   });
 }
 
-TEST(Random, signs_are_plus_and_minus_one_equally_often) {
+TEST(RandomTest, SignsArePlusAndMinusOneEquallyOften) {
   Random random(5);
   expect_mean(kCount, 0.0, 1.0, [&random] {
     const float sign = random.sign();
@@ -104,7 +104,7 @@ TEST(Random, signs_are_plus_and_minus_one_equally_often) {
 }
 
 // Moments 1, 2, 3, 4 and 6 of a standard normal; the variance of x^k is E x^2k - (E x^k)^2.
-TEST(Random, gaussian_numbers_have_the_normal_moments) {
+TEST(RandomTest, GaussianNumbersHaveTheNormalMoments) {
   const int powers[] = {1, 2, 3, 4, 6};
   const double moments[] = {0.0, 1.0, 0.0, 3.0, 15.0};
   const double variances[] = {1.0, 2.0, 15.0, 96.0, 10395.0 - 225.0};
@@ -116,7 +116,7 @@ TEST(Random, gaussian_numbers_have_the_normal_moments) {
   }
 }
 
-TEST(Random, gaussian_numbers_follow_the_normal_law) {
+TEST(RandomTest, GaussianNumbersFollowTheNormalLaw) {
   Random random(7);
   std::vector<double> samples(200000);
   for (double& sample : samples) sample = random.gaussian();
@@ -124,7 +124,7 @@ TEST(Random, gaussian_numbers_follow_the_normal_law) {
   EXPECT_LT(kolmogorov_statistic(samples, cumulative), kKolmogorovBound);
 }
 
-TEST(Random, gaussian_numbers_reach_the_tails_as_often_as_they_should) {
+TEST(RandomTest, GaussianNumbersReachTheTailsAsOftenAsTheyShould) {
   Random random(8);
   const double expected = std::erfc(4.0 / std::sqrt(2.0));  // P(|x| > 4) = 6.3e-5
   int beyond = 0;
@@ -133,7 +133,7 @@ TEST(Random, gaussian_numbers_reach_the_tails_as_often_as_they_should) {
   EXPECT_NEAR(beyond, mean, 4.0 * std::sqrt(mean));
 }
 
-TEST(Random, consecutive_gaussian_numbers_are_uncorrelated) {
+TEST(RandomTest, ConsecutiveGaussianNumbersAreUncorrelated) {
   Random random(9);
   double previous = random.gaussian();
   expect_mean(kCount, 0.0, 1.0, [&random, &previous] {
@@ -143,7 +143,7 @@ TEST(Random, consecutive_gaussian_numbers_are_uncorrelated) {
   });
 }
 
-TEST(Random, gaussian_stream_is_the_same_bits_everywhere) {
+TEST(RandomTest, GaussianStreamIsTheSameBitsEverywhere) {
   Random random(42);
   Fingerprint fingerprint;
   for (int i = 0; i < 10000; ++i) fingerprint.add(random.gaussian());

@@ -1,6 +1,8 @@
-// What the tests of codec, kernels and cache share: reproducible inputs, guarded memory, a forced
-// instruction set, and the message of an exception.
+// What tests share: exceptions, reproducible inputs, formats, guarded memory, the way through a codec
+// and what it makes of vectors, instruction sets.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <Eigen/Core>
 #include <cmath>
@@ -12,8 +14,10 @@
 #include <memory>
 #include <new>
 #include <polarquant/polarquant.hpp>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -32,8 +36,12 @@ namespace polarquant_test {
 // Under sanitizers statistics are taken over fewer vectors; their tolerances follow the count.
 inline constexpr bool kSanitized = POLARQUANT_TEST_SANITIZED != 0;
 
+// Types of rows, and of the results of the codec they go into.
+using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
 template <typename T>
 using AccumulatorOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// ---- Exceptions ----
 
 // The message of the exception that `call` throws; empty if it throws none. An exception of another
 // type is the test's failure.
@@ -45,6 +53,17 @@ std::string message_of(Call&& call) {
     return exception.what();
   }
   return {};
+}
+
+// Fails unless `call` throws std::invalid_argument with every one of `parts` in its message.
+template <typename Call>
+void expect_invalid(Call&& call, std::initializer_list<const char*> parts) {
+  const std::string message = message_of<std::invalid_argument>(call);
+  EXPECT_EQ(message.rfind("polarquant: ", 0), 0u) << "message: " << message;
+  for (const char* const part : parts) {
+    EXPECT_NE(message.find(part), std::string::npos)
+        << "message: " << message << "\nlacks: " << part;
+  }
 }
 
 // ---- Inputs ----
@@ -73,6 +92,8 @@ inline int random_int(polarquant::Random& random, int low, int high) {
   return low + static_cast<int>(random.uniform() * (high - low + 1));
 }
 
+// ---- Formats ----
+
 // Every width, depth, allocation of bits, radius type and meaning that a format may have.
 inline polarquant::PolarFormat random_format(polarquant::Random& random, int max_head_dim = 1024) {
   static constexpr int kWidths[] = {16,  18,  22,  24,  32,  40,  48,  56,  64,  80,  96,   100,
@@ -99,9 +120,9 @@ inline polarquant::PolarFormat random_format(polarquant::Random& random, int max
   return format;
 }
 
-// The bits of the levels of a format, one radius type, no joins.
-inline polarquant::PolarFormat format_of(int head_dim, std::initializer_list<int> level_bits,
-                                         std::initializer_list<int> join_bits = {}) {
+// A format of these bits, first level and first join first.
+inline polarquant::PolarFormat format_of(int head_dim, const std::vector<int>& level_bits,
+                                         const std::vector<int>& join_bits = {}) {
   polarquant::PolarFormat format;
   format.head_dim = head_dim;
   for (const int bits : level_bits) {
@@ -111,6 +132,18 @@ inline polarquant::PolarFormat format_of(int head_dim, std::initializer_list<int
   for (const int bits : join_bits) format.join_bits[join++] = static_cast<std::uint8_t>(bits);
   return format;
 }
+
+inline polarquant::PolarFormat with_codebooks(polarquant::PolarFormat format,
+                                              polarquant::CodebookSet codebooks) {
+  format.codebooks = std::make_shared<const polarquant::CodebookSet>(std::move(codebooks));
+  return format;
+}
+
+inline constexpr polarquant::RadiusMeaning kRadiusMeanings[] = {
+    polarquant::RadiusMeaning::kNorm, polarquant::RadiusMeaning::kUnbiased,
+    polarquant::RadiusMeaning::kProjection, polarquant::RadiusMeaning::kLeastSquares};
+
+// ---- Rotations ----
 
 inline constexpr polarquant::RotationKind kRotations[] = {polarquant::RotationKind::kNone,
                                                           polarquant::RotationKind::kHadamard,
@@ -219,21 +252,25 @@ double norm_of(const A* x, std::size_t count) {
   return std::sqrt(inner_product(x, x, count));
 }
 
-// Mean and standard error of samples.
-struct Mean {
-  double sum = 0.0;
-  double sum_of_squares = 0.0;
-  double count = 0.0;
-
+// Mean and standard error of samples, from running sums.
+class Mean {
+ public:
   void add(double value) {
-    sum += value;
-    sum_of_squares += value * value;
-    count += 1.0;
+    ++count_;
+    const double delta = value - mean_;
+    mean_ += delta / static_cast<double>(count_);
+    squares_ += delta * (value - mean_);
   }
-  double mean() const { return sum / count; }
+  double mean() const { return mean_; }
   double standard_error() const {
-    return std::sqrt(std::fmax(0.0, sum_of_squares / count - mean() * mean()) / count);
+    const double n = static_cast<double>(count_);
+    return std::sqrt(squares_ / (n * (n - 1.0)));
   }
+
+ private:
+  std::size_t count_ = 0;
+  double mean_ = 0.0;
+  double squares_ = 0.0;
 };
 
 // What a decoded vector x' is to x, over many vectors.
@@ -254,14 +291,33 @@ struct Distortion {
   }
 };
 
+// Of rows that a codec encodes and decodes.
 template <typename T>
-Distortion measure_distortion(const polarquant::Codec<AccumulatorOf<T>>& codec,
-                              const std::vector<T>& rows) {
+void add_distortion(const polarquant::Codec<AccumulatorOf<T>>& codec, const std::vector<T>& rows,
+                    Distortion* distortion) {
   const std::vector<AccumulatorOf<T>> decoded = decode_rows(codec, encode_rows(codec, rows));
-  Distortion distortion;
+  ASSERT_EQ(decoded.size(), rows.size());
   const std::size_t d = codec.head_dim();
-  for (std::size_t i = 0; i + d <= decoded.size(); i += d) {
-    distortion.add(rows.data() + i, decoded.data() + i, d);
+  for (std::size_t i = 0; i < rows.size(); i += d) {
+    distortion->add(rows.data() + i, decoded.data() + i, d);
+  }
+}
+template <typename T>
+Distortion distortion_of(const polarquant::Codec<AccumulatorOf<T>>& codec,
+                         const std::vector<T>& rows) {
+  Distortion distortion;
+  add_distortion(codec, rows, &distortion);
+  return distortion;
+}
+
+// Of `count` Gaussian vectors, in batches that fit the cache.
+inline Distortion gaussian_distortion(const polarquant::Codec<float>& codec, std::size_t count,
+                                      std::uint64_t seed) {
+  constexpr std::size_t kBatch = 1000;
+  Distortion distortion;
+  for (std::size_t first = 0; first < count; first += kBatch) {
+    add_distortion(codec, gaussian_vector<float>(kBatch * codec.head_dim(), seed + first),
+                   &distortion);
   }
   return distortion;
 }
@@ -276,6 +332,18 @@ inline double radius_rounding_mse(polarquant::FloatType type) {
 }
 
 // ---- Instruction sets ----
+
+inline constexpr polarquant::Isa kIsas[] = {polarquant::Isa::kScalar, polarquant::Isa::kAvx2,
+                                            polarquant::Isa::kAvx512, polarquant::Isa::kNeon};
+
+// Those of this machine and build.
+inline std::vector<polarquant::Isa> available_isas() {
+  std::vector<polarquant::Isa> result;
+  for (const polarquant::Isa isa : kIsas) {
+    if (polarquant::isa_is_available(isa)) result.push_back(isa);
+  }
+  return result;
+}
 
 // Sets POLARQUANT_ISA while it lives; what is constructed meanwhile obeys it.
 class ScopedIsa {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "polarquant/kernels/avx512.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "test_util.hpp"
 

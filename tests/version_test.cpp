@@ -14,13 +14,13 @@ namespace {
 #define POLARQUANT_TEST_TEXT_OF(x) #x
 #define POLARQUANT_TEST_TEXT(x) POLARQUANT_TEST_TEXT_OF(x)
 
-TEST(Version, string_is_major_minor_patch) {
+TEST(VersionTest, StringIsMajorMinorPatch) {
   EXPECT_STREQ(POLARQUANT_VERSION,
                POLARQUANT_TEST_TEXT(POLARQUANT_VERSION_MAJOR) "." POLARQUANT_TEST_TEXT(
                    POLARQUANT_VERSION_MINOR) "." POLARQUANT_TEST_TEXT(POLARQUANT_VERSION_PATCH));
 }
 
-TEST(Version, inline_namespace_begins_with_the_version) {
+TEST(VersionTest, InlineNamespaceBeginsWithTheVersion) {
   EXPECT_EQ(std::string(POLARQUANT_TEST_TEXT(POLARQUANT_ABI_NAMESPACE))
                 .rfind("v" POLARQUANT_TEST_TEXT(POLARQUANT_VERSION_MAJOR) "_" POLARQUANT_TEST_TEXT(
                            POLARQUANT_VERSION_MINOR) "_",
@@ -28,7 +28,7 @@ TEST(Version, inline_namespace_begins_with_the_version) {
             0u);
 }
 
-TEST(Version, inline_namespace_tells_release_from_checked_builds) {
+TEST(VersionTest, InlineNamespaceTellsReleaseFromCheckedBuilds) {
   const bool is_checked =
       std::string(POLARQUANT_TEST_TEXT(POLARQUANT_ABI_NAMESPACE)).find("_checked") !=
       std::string::npos;
@@ -39,7 +39,25 @@ TEST(Version, inline_namespace_tells_release_from_checked_builds) {
 #endif
 }
 
+<<<<<<< HEAD
+TEST(VersionTest, NamesAreFoundWithoutTheInlineNamespace) {
+=======
+TEST(Version, inline_namespace_tells_flags_of_float_arithmetic) {
+  const std::string name = POLARQUANT_TEST_TEXT(POLARQUANT_ABI_NAMESPACE);
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__)
+  EXPECT_NE(name.find("_fast"), std::string::npos);
+#else
+  EXPECT_EQ(name.find("_fast"), std::string::npos);
+#endif
+#if defined(__ROUNDING_MATH__) && !defined(__FAST_MATH__)
+  EXPECT_NE(name.find("_rounding"), std::string::npos);
+#else
+  EXPECT_EQ(name.find("_rounding"), std::string::npos);
+#endif
+}
+
 TEST(Version, names_are_found_without_the_inline_namespace) {
+>>>>>>> 7cd37e9e53ca48df21a498d6e6c5e740eade7661
   const bool same =
       std::is_same_v<polarquant::VersionProbe, polarquant::POLARQUANT_ABI_NAMESPACE::VersionProbe>;
   EXPECT_TRUE(same);

@@ -14,7 +14,7 @@
 #include "polarquant/base/isa.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec_format.hpp"
-#include "polarquant/codec/polar_codec.hpp"
+#include "polarquant/codec/families.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/method/rotation.hpp"
 #include "polarquant/storage/page_pool.hpp"

@@ -1,4 +1,4 @@
-// What the programs around the snippets of docs/using.md share: data, aligned memory, and attention
+// What the programs around the snippets of docs/using.md share: data, and attention
 // in plain arithmetic.
 #pragma once
 
@@ -7,8 +7,6 @@
 #include <functional>
 #include <polarquant/polarquant.hpp>
 #include <vector>
-
-using Memory = polarquant::AlignedBuffer;
 
 inline std::vector<float> gaussian(std::size_t count, std::uint64_t seed) {
   polarquant::Random random(seed);
@@ -32,7 +30,7 @@ inline std::vector<float> decoded(const polarquant::Codec<float>& codec,
   const std::size_t count = rows.size() / d;
   std::vector<std::byte> codes(count * codec.bytes_per_vector());
   std::vector<float> result(rows.size());
-  Memory scratch(codec.scratch_bytes());
+  polarquant::AlignedBuffer scratch(codec.scratch_bytes());
   const polarquant::EncodeResult encoded =
       codec.encode({rows.data(), count, d}, {codes.data(), count, codec.bytes_per_vector()},
                    scratch.data());

@@ -9,7 +9,7 @@ int main() {
   const PolarType type{both.keys()};
   const std::vector<float> rows = gaussian(kNumRows * kWidth, 1), query = gaussian(kWidth, 2);
   std::vector<std::byte> tensor(kNumRows * type.row_size());
-  Memory scratch(both.keys().scratch_bytes()), table(type.query_size());
+  polarquant::AlignedBuffer scratch(both.keys().scratch_bytes()), table(type.query_size());
   type.query_from_float(query.data(), table.data(), scratch.data());
   std::vector<float> sum(kWidth), output(kWidth), x(kWidth);
   std::vector<double> expected(kWidth);

@@ -8,8 +8,8 @@ int main() {
   const polarquant::KVCodec<float> codec = make_codec(d);
   const std::vector<float> keys = gaussian(kNumTokens * d, 1), values = gaussian(kNumTokens * d, 2);
   const std::vector<float> query = gaussian(d, 3);
-  Memory scratch(std::max(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
-  Memory table(codec.keys().prepared_size() * sizeof(float));
+  polarquant::AlignedBuffer scratch(std::max(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
+  polarquant::AlignedBuffer table(codec.keys().prepared_size() * sizeof(float));
   std::vector<float> weights(kSize), sum(d), output(d);
   Ring ring(codec.keys(), codec.values(), kSize);
   double largest = 0.0;

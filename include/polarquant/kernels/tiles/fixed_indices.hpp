@@ -137,7 +137,7 @@ POLARQUANT_WORDS_INLINE BlockPlace<Shape> place_of(const TileTables& tile_tables
     // Row 0 has a radius: a block always has a row before it.
     std::size_t row = windows[0].low - (windows[0].shift == 0 ? sizeof(Lanes) : 0);
     for (std::size_t& next : place.rows) {
-      next = std::min(row, last);
+      next = (std::min)(row, last);
       row += sizeof(Lanes);
     }
     place.shift = windows[0].shift == 0 ? 16 : windows[0].shift;
