@@ -1,3 +1,4 @@
+// What a configuration may be, and that is_supported says exactly what the constructor does.
 #include "polarquant/storage/config.hpp"
 
 #include <gtest/gtest.h>
@@ -20,13 +21,8 @@ using polarquant::CodecFormat;
 using polarquant::Isa;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
-using polarquant::KVCodec;
 using polarquant::PolarFormat;
 using polarquant::RotationKind;
-using polarquant::RowMatrix;
-using polarquant::RowMatrixRef;
-using polarquant_test::encode_rows;
-using polarquant_test::gaussian_vector;
 using polarquant_test::message_of;
 using polarquant_test::random_int;
 using polarquant_test::ScopedIsa;
@@ -63,101 +59,6 @@ TEST(KVCacheConfigTest, ColumnsAreHeadsTimesTheirWidth) {
   EXPECT_EQ(config.value_columns(), 192u);
   EXPECT_EQ(config.query_columns(), 384u);
   EXPECT_EQ(config.output_columns(), 576u);
-}
-
-TEST(KVCodecTest, KeysAndValuesOfEqualWidthShareTheRotation) {
-  KVCacheConfig config = config_of(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25));
-  const KVCodec<float> codec(config);
-  EXPECT_EQ(&codec.keys().rotation(), &codec.values().rotation());
-}
-
-TEST(KVCodecTest, KeysAndValuesOfDifferentWidthsHaveRotationsOfTheSameKindAndSeed) {
-  KVCacheConfig config = config_of(PolarFormat::paper(64), PolarFormat::paper(96));
-  config.rotation = RotationKind::kHadamard;
-  config.seed = 77;
-  const KVCodec<float> codec(config);
-  EXPECT_EQ(codec.keys().rotation().head_dim(), 64);
-  EXPECT_EQ(codec.values().rotation().head_dim(), 96);
-  for (const auto side : {polarquant::Side::kKeys, polarquant::Side::kValues}) {
-    EXPECT_EQ(codec.side(side).rotation().kind(), RotationKind::kHadamard);
-    EXPECT_EQ(codec.side(side).rotation().seed(), 77u);
-  }
-}
-
-TEST(KVCodecTest, MemoryCountsASharedRotationOnce) {
-  KVCacheConfig config = config_of(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25));
-  const KVCodec<float> shared(config);
-  EXPECT_EQ(shared.memory_bytes() + shared.keys().rotation().memory_bytes(),
-            shared.keys().memory_bytes() + shared.values().memory_bytes());
-  config.value_format = PolarFormat::paper(96);
-  const KVCodec<float> separate(config);
-  EXPECT_EQ(separate.memory_bytes(), separate.keys().memory_bytes() + separate.values().memory_bytes());
-}
-
-TEST(KVCodecTest, TheArithmeticOfTheConfigIsThatOfBothSides) {
-  KVCacheConfig config = paper_config();
-  EXPECT_EQ(config.arithmetic, polarquant::Arithmetic::kFixedPoint);
-  config.arithmetic = polarquant::Arithmetic::kExact;
-  const KVCodec<float> codec(config);
-  EXPECT_EQ(codec.keys().arithmetic(), polarquant::Arithmetic::kExact);
-  EXPECT_EQ(codec.values().arithmetic(), polarquant::Arithmetic::kExact);
-}
-
-TEST(KVCodecTest, TheSeedDecidesTheCodes) {
-  KVCacheConfig config = paper_config();
-  const std::vector<float> rows = gaussian_vector<float>(64, 1);
-  const std::vector<std::byte> codes = encode_rows(KVCodec<float>(config).keys(), rows);
-  EXPECT_EQ(encode_rows(KVCodec<float>(config).keys(), rows), codes);
-  config.seed = 1;
-  EXPECT_NE(encode_rows(KVCodec<float>(config).keys(), rows), codes);
-}
-
-// The paper's format of rows 64 wide, its codebooks fitted to them.
-CodecFormat with_online_codebooks(const polarquant::Rotation& rotation,
-                                  const std::vector<float>& rows) {
-  PolarFormat format = PolarFormat::paper(64);
-  format.codebooks = std::make_shared<const polarquant::CodebookSet>(
-      polarquant::online_codebooks<float>(format, rotation, {rows.data(), rows.size() / 64, 64}));
-  return format;
-}
-
-TEST(KVCodecTest, GivenCodebooksAreUsedOnTheirSideAlone) {
-  KVCacheConfig config = paper_config();
-  const std::vector<float> rows = gaussian_vector<float>(64 * 100, 1);
-  const KVCodec<float> offline(config);
-  config.key_format = with_online_codebooks(offline.keys().rotation(), rows);
-  const KVCodec<float> online(config);
-  EXPECT_NE(encode_rows(online.keys(), rows), encode_rows(offline.keys(), rows));
-  EXPECT_EQ(encode_rows(online.values(), rows), encode_rows(offline.values(), rows));
-}
-
-// paper, section 4.1: online codebooks fit the prompt at least as well as the law's.
-TEST(KVCodecTest, OnlineCodebooksOfUnrotatedSparseKeysBeatTheOfflineOnes) {
-  KVCacheConfig config = paper_config();
-  config.rotation = RotationKind::kNone;
-  std::vector<float> rows = gaussian_vector<float>(64 * 500, 1);
-  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] += i % 2 == 0 ? 3.0f : 0.0f;
-  const KVCodec<float> offline(config);
-  config.key_format = with_online_codebooks(offline.keys().rotation(), rows);
-  const KVCodec<float> online(config);
-  EXPECT_LT(polarquant_test::measure_distortion(online.keys(), rows).relative_mse.mean(),
-            0.8 * polarquant_test::measure_distortion(offline.keys(), rows).relative_mse.mean());
-}
-
-TEST(RowMatrixTest, AMapWithAnOuterStrideIsNotCopied) {
-  std::vector<float> memory(5 * 12);
-  const Eigen::Map<const RowMatrix<float>, 0, Eigen::OuterStride<>> map(memory.data(), 5, 8,
-                                                                        Eigen::OuterStride<>(12));
-  const RowMatrixRef<float> reference = map;
-  EXPECT_EQ(reference.data(), memory.data());
-  EXPECT_EQ(reference.outerStride(), 12);
-}
-
-TEST(RowMatrixTest, ABlockIsNotCopied) {
-  const RowMatrix<float> matrix(5, 12);
-  const RowMatrixRef<float> reference = matrix.block(1, 2, 3, 8);
-  EXPECT_EQ(reference.data(), matrix.data() + 12 + 2);
-  EXPECT_EQ(reference.outerStride(), 12);
 }
 
 // ---- is_supported ----
