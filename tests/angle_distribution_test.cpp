@@ -329,7 +329,7 @@ TEST(AngleDistributionTest, ProbabilityOutOfRangeIsAnErrorThatNamesIt) {
   expect_invalid([&law] { law.quantile(std::nan("")); }, {"probability is", "nan"});
 }
 
-TEST(AngleDistribution, moments_are_the_same_bits_as_one_integral_each) {
+TEST(AngleDistributionTest, MomentsAreTheSameBitsAsOneIntegralEach) {
   const AngleDistribution distributions[] = {AngleDistribution::of_level(2),
                                              AngleDistribution::of_level(7),
                                              AngleDistribution::of_join(64, 16)};
