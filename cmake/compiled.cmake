@@ -1,6 +1,7 @@
 # polarquant::compiled, a static library: polarquant::polarquant, whose templates for float and double
 # its users do not compile themselves (include/polarquant/compiled.hpp).
-add_library(polarquant_compiled STATIC "${PROJECT_SOURCE_DIR}/src/polarquant.cpp")
+file(GLOB POLARQUANT_COMPILED_FILES CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/*.cpp")
+add_library(polarquant_compiled STATIC ${POLARQUANT_COMPILED_FILES})
 add_library(polarquant::compiled ALIAS polarquant_compiled)
 set_target_properties(polarquant_compiled PROPERTIES EXPORT_NAME compiled
                                                      POSITION_INDEPENDENT_CODE ON)

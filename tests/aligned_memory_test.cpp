@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "kv_cache_test_util.hpp"
@@ -11,7 +13,48 @@
 namespace {
 
 using polarquant::AlignedBuffer;
+using polarquant::kAlignment;
+using polarquant::detail::is_aligned;
 using polarquant::detail::ScratchArena;
+
+TEST(AlignedBufferTest, IsAlignedAndZeroed) {
+  for (const std::size_t num_bytes : {0u, 1u, 63u, 64u, 1000u}) {
+    const AlignedBuffer buffer(num_bytes);
+    EXPECT_EQ(buffer.size(), num_bytes);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 64, 0u);
+    EXPECT_TRUE(std::all_of(buffer.data(), buffer.data() + num_bytes,
+                            [](std::byte byte) { return byte == std::byte{0}; }));
+  }
+}
+
+TEST(AlignedBufferTest, WithoutASizeHoldsNothing) {
+  const AlignedBuffer buffer;
+  EXPECT_EQ(buffer.data(), nullptr);
+  EXPECT_EQ(buffer.size(), 0u);
+}
+
+TEST(AlignedBufferTest, MovesItsMemoryAndIsLeftWithNone) {
+  AlignedBuffer first(100);
+  std::byte* const memory = first.data();
+  AlignedBuffer second(std::move(first));
+  EXPECT_EQ(second.data(), memory);
+  EXPECT_EQ(second.size(), 100u);
+  EXPECT_EQ(first.size(), 0u);
+  AlignedBuffer third(7);
+  third = std::move(second);
+  EXPECT_EQ(third.data(), memory);
+  EXPECT_EQ(third.size(), 100u);
+  EXPECT_EQ(second.size(), 0u);
+  static_assert(!std::is_copy_constructible_v<AlignedBuffer>);
+  static_assert(!std::is_copy_assignable_v<AlignedBuffer>);
+}
+
+TEST(AlignedBufferTest, NumbersAreItsBytes) {
+  AlignedBuffer buffer(4 * sizeof(float));
+  EXPECT_EQ(static_cast<void*>(buffer.as<float>()), buffer.data());
+  buffer.as<std::uint8_t>()[5] = 9;
+  EXPECT_EQ(buffer.data()[5], std::byte{9});
+}
 
 TEST(ScratchArenaTest, PiecesAreAlignedAndDoNotOverlap) {
   AlignedBuffer buffer(1000);
@@ -19,7 +62,8 @@ TEST(ScratchArenaTest, PiecesAreAlignedAndDoNotOverlap) {
   const auto* const bytes = arena.take<std::uint8_t>(3);
   const auto* const doubles = arena.take<double>(9);
   const auto* const floats = arena.take<float>(1);
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(bytes) % 64, 0u);
+  EXPECT_TRUE(is_aligned(bytes));
+  EXPECT_FALSE(is_aligned(bytes + kAlignment / 2));
   EXPECT_EQ(static_cast<const void*>(doubles), bytes + 64);
   EXPECT_EQ(static_cast<const void*>(floats), bytes + 64 + 128);
   EXPECT_EQ(arena.used(), 64u + 128u + 64u);
@@ -30,31 +74,6 @@ TEST(ScratchArenaTest, WithoutMemoryItCounts) {
   EXPECT_EQ(arena.take<float>(17), nullptr);
   EXPECT_EQ(arena.take<float>(1), nullptr);
   EXPECT_EQ(arena.used(), 128u + 64u);
-}
-
-TEST(AlignedBufferTest, IsAlignedAndZero) {
-  for (const std::size_t num_bytes : {0u, 1u, 63u, 64u, 1000u}) {
-    AlignedBuffer buffer(num_bytes);
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 64, 0u);
-    EXPECT_EQ(buffer.size(), num_bytes);
-    for (std::size_t i = 0; i < num_bytes; ++i) EXPECT_EQ(buffer.data()[i], std::byte{0});
-  }
-}
-
-TEST(AlignedBufferTest, MovesItsMemory) {
-  AlignedBuffer buffer(100);
-  std::byte* const data = buffer.data();
-  buffer.as<float>()[3] = 2.0f;
-  AlignedBuffer moved(std::move(buffer));
-  EXPECT_EQ(moved.data(), data);
-  EXPECT_EQ(moved.size(), 100u);
-  EXPECT_EQ(buffer.data(), nullptr);
-  EXPECT_EQ(buffer.size(), 0u);
-  AlignedBuffer assigned(5);
-  assigned = std::move(moved);
-  EXPECT_EQ(assigned.as<float>()[3], 2.0f);
-  EXPECT_EQ(assigned.size(), 100u);
-  EXPECT_EQ(moved.size(), 0u);
 }
 
 // Memory aligned to less works with some kernels and crashes with others: builds without NDEBUG

@@ -329,4 +329,24 @@ TEST(AngleDistributionTest, ProbabilityOutOfRangeIsAnErrorThatNamesIt) {
   expect_invalid([&law] { law.quantile(std::nan("")); }, {"probability is", "nan"});
 }
 
+TEST(AngleDistributionTest, MomentsAreTheSameBitsAsOneIntegralEach) {
+  const AngleDistribution distributions[] = {AngleDistribution::of_level(2),
+                                             AngleDistribution::of_level(7),
+                                             AngleDistribution::of_join(64, 16)};
+  for (const AngleDistribution& law : distributions) {
+    for (const auto& [low, high] : {std::pair<double, double>{0.0, 1.6}, {0.3, 0.9}, {1.5, 1.2}}) {
+      const AngleDistribution::Moments moments = law.moments(low, high);
+      const auto integral = [&, low = low, high = high](auto g) {
+        return law.integrate(low, high, g);
+      };
+      EXPECT_EQ(moments.mass, integral([](double, double, double) { return 1.0; }));
+      EXPECT_EQ(moments.angle, integral([](double psi, double, double) { return psi; }));
+      EXPECT_EQ(moments.cosine, integral([](double, double, double c) { return c; }));
+      EXPECT_EQ(moments.sine, integral([](double, double s, double) { return s; }));
+      EXPECT_EQ(moments.cosine_squared, integral([](double, double, double c) { return c * c; }));
+      EXPECT_EQ(moments.cross, integral([](double, double s, double c) { return s * c; }));
+    }
+  }
+}
+
 }  // namespace

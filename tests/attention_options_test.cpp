@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "kv_cache_test_util.hpp"
 #include "plain_attention.hpp"
 
 namespace {
@@ -18,11 +19,8 @@ namespace {
 using Eigen::Index;
 using polarquant::AttentionOptions;
 using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
 using polarquant::Random;
 using polarquant::RowMatrix;
-using polarquant_test::AccumulatorOf;
 using polarquant_test::attention_tolerance;
 using polarquant_test::gaussian_matrix;
 using polarquant_test::message_of;
@@ -30,33 +28,21 @@ using polarquant_test::OptionsOf;
 using polarquant_test::plain_attention;
 using polarquant_test::PlainOptions;
 using polarquant_test::random_options;
+using polarquant_test::random_queries;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Two KV heads, three query heads each, 550 tokens: more than a page.
-template <typename T>
+// 550 tokens: more than a page.
+template <typename Case>
 class AttentionOptionsTest : public testing::Test {
  protected:
-  AttentionOptionsTest() : cache_(config()) {
-    cache_.append(gaussian_matrix<T>(kNumTokens, 2 * 32, 1),
-                  gaussian_matrix<T>(kNumTokens, 2 * 48, 2));
-  }
-
-  static KVCacheConfig config() {
-    KVCacheConfig config;
-    config.num_kv_heads = 2;
-    config.num_query_heads = 6;
-    config.key_format = PolarFormat::full_depth(32, 4.25);
-    config.value_format = PolarFormat::paper(48);
-    config.arithmetic = polarquant::Arithmetic::kExact;
-    polarquant_test::encode_all(config);
-    return config;
-  }
+  using T = typename Case::T;
+  using A = typename Case::A;
 
   // Compares with the definition, and returns the output.
   RowMatrix<double> expect_definition(const PlainOptions& options) const {
     const RowMatrix<double> output =
-        cache_.attend(queries_, OptionsOf<AccumulatorOf<T>>(options).get()).template cast<double>();
+        cache_.attend(queries_, OptionsOf<A>(options).get()).template cast<double>();
     const RowMatrix<double> expected = plain_attention(cache_, queries_, options);
     EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), attention_tolerance<T>(48));
     return output;
@@ -69,11 +55,11 @@ class AttentionOptionsTest : public testing::Test {
   }
 
   static constexpr Index kNumTokens = 550;
-  KVCache<T> cache_;
-  RowMatrix<T> queries_ = gaussian_matrix<T>(5, 6 * 32, 3);
+  KVCache<T> cache_ = polarquant_test::filled_cache<T>(
+      kNumTokens, polarquant_test::exact_config<typename Case::Family>());
+  RowMatrix<T> queries_ = random_queries<T>(cache_.config(), 5);
 };
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(AttentionOptionsTest, ElementTypes, );  // clang++ wants the empty argument.
+TYPED_TEST_SUITE(AttentionOptionsTest, polarquant_test::CacheCases, );
 
 TYPED_TEST(AttentionOptionsTest, DefaultsAreTheSameBitsAsNoOptions) {
   EXPECT_EQ(this->cache_.attend(this->queries_, {}), this->cache_.attend(this->queries_));
@@ -122,12 +108,89 @@ TYPED_TEST(AttentionOptionsTest, AWindowOfAllTokensHidesNone) {
             this->cache_.attend(this->queries_).template cast<double>());
 }
 
+// Positions of the later queries are beyond the last of the type, and stay there.
+TYPED_TEST(AttentionOptionsTest, APositionAtTheEndOfTheTypeSeesEveryToken) {
+  PlainOptions everything;
+  everything.causal = false;
+  const RowMatrix<double> expected = this->expect_definition(everything);
+  for (const std::ptrdiff_t step : {0, 1, 3, 4, 100}) {
+    polarquant::AttentionOptions<typename TypeParam::A> options;
+    options.first_position = std::numeric_limits<std::ptrdiff_t>::max() - step;
+    EXPECT_EQ(this->cache_.attend(this->queries_, options).template cast<double>(), expected);
+    options.window = 20;
+    EXPECT_EQ(this->cache_.attend(this->queries_, options).cwiseAbs().maxCoeff(), 0);
+    options.first_position = std::numeric_limits<std::ptrdiff_t>::min() + step;
+    EXPECT_EQ(this->cache_.attend(this->queries_, options).cwiseAbs().maxCoeff(), 0);
+  }
+}
+
+TYPED_TEST(AttentionOptionsTest, WindowSinksStayVisibleBehindAWindow) {
+  for (const std::size_t window_sinks : {0u, 1u, 4u, 33u, 512u, 549u, 550u, 9999u}) {
+    for (const std::size_t window : {1u, 31u, 40u, 545u}) {
+      PlainOptions options;
+      options.window = window;
+      options.window_sinks = window_sinks;
+      this->expect_definition(options);
+      options.causal = false;
+      options.first_position = 300;  // tokens on both sides of the window
+      this->expect_definition(options);
+      options.first_position = 2000;  // the window is behind all tokens
+      this->expect_definition(options);
+    }
+  }
+  PlainOptions options;
+  options.window = 40;
+  options.window_sinks = 4;
+  this->expect_definition_and_effect(options);
+  const RowMatrix<double> with_sinks = this->expect_definition(options);
+  options.window_sinks = 0;
+  EXPECT_GT((this->expect_definition(options) - with_sinks).cwiseAbs().maxCoeff(), 1e-3);
+  // Without a window they mean nothing.
+  options = {};
+  options.window_sinks = 4;
+  EXPECT_EQ(this->expect_definition(options),
+            this->cache_.attend(this->queries_).template cast<double>());
+}
+
+TYPED_TEST(AttentionOptionsTest, RemovedTokensAreNotSeen) {
+  const RowMatrix<double> before = this->expect_definition({});
+  this->cache_.remove({10, 1});
+  this->cache_.remove({100, 250});  // whole tiles among them
+  this->cache_.remove({548, 2});    // the last, which the last query stands at
+  EXPECT_GT((this->expect_definition({}) - before).cwiseAbs().maxCoeff(), 1e-3);
+  PlainOptions options;
+  options.window = 2;
+  const RowMatrix<double> output = this->expect_definition(options);
+  EXPECT_EQ(output.row(4).cwiseAbs().maxCoeff(), 0.0);
+  Random random(5);
+  for (int trial = 0; trial < 30; ++trial) {
+    this->expect_definition(random_options(random, 5, 6, this->kNumTokens));
+  }
+  this->cache_.remove({0, 550});
+  EXPECT_EQ(this->cache_.attend(this->queries_).cwiseAbs().maxCoeff(), 0);
+}
+
 TYPED_TEST(AttentionOptionsTest, SoftCapBoundsTheLogits) {
   for (const double cap : {0.1, 1.0, 30.0}) {
     PlainOptions options;
     options.scale = 1.0;
     options.soft_cap = cap;
     this->expect_definition_and_effect(options);
+  }
+}
+
+// tanh of what is near zero keeps its digits: a large cap is nearly none.
+TYPED_TEST(AttentionOptionsTest, ALargeSoftCapIsNone) {
+  const RowMatrix<double> expected = this->expect_definition({});
+  for (const double cap : {1e3, 1e4, 1e6, 1e8, 1e12, 1e30}) {
+    PlainOptions options;
+    options.soft_cap = cap;
+    const RowMatrix<double> output = this->expect_definition(options);
+    if (cap >= 1e8) {
+      EXPECT_LE((output - expected).cwiseAbs().maxCoeff(),
+                attention_tolerance<typename TypeParam::T>(48))
+          << cap;
+    }
   }
 }
 
@@ -192,25 +255,16 @@ TYPED_TEST(AttentionOptionsTest, AnyOptionsTogether) {
 
 class BadOptionsTest : public testing::Test {
  protected:
-  BadOptionsTest() : cache_(config()) {
-    cache_.append(gaussian_matrix<float>(10, 32, 1), gaussian_matrix<float>(10, 32, 2));
-  }
-  static KVCacheConfig config() {
-    KVCacheConfig config;
-    config.num_query_heads = 2;
-    config.key_format = config.value_format = PolarFormat::paper(32);
-    return config;
-  }
   void expect_refused(const AttentionOptions<float>& options, const std::string& text) const {
-    const RowMatrix<float> queries = gaussian_matrix<float>(3, 64, 3);
+    const RowMatrix<float> queries = random_queries<float>(cache_.config(), 3);
     for (const std::string& message :
          {message_of<std::invalid_argument>([&] { cache_.attend(queries, options); }),
           message_of<std::invalid_argument>(
-              [&] { cache_.attend_partial(queries, {}, options); })}) {
+              [&] { cache_.attend_partial(queries, options); })}) {
       EXPECT_NE(message.find(text), std::string::npos) << message;
     }
   }
-  KVCache<float> cache_;
+  KVCache<float> cache_ = polarquant_test::filled_cache<float>(10);
 };
 
 TEST_F(BadOptionsTest, NumbersThatAreNone) {
@@ -219,9 +273,9 @@ TEST_F(BadOptionsTest, NumbersThatAreNone) {
   expect_refused(options, "scale is nan, must be finite");
   options = {};
   options.soft_cap = -2.0f;
-  expect_refused(options, "soft_cap is -2.000000, must be finite, at least 0");
+  expect_refused(options, "soft_cap is -2, must be finite, at least 0");
   options = {};
-  const float slopes[] = {0.0f, std::numeric_limits<float>::infinity()};
+  const float slopes[] = {0.0f, std::numeric_limits<float>::infinity(), 0.0f, 0.0f, 0.0f, 0.0f};
   options.alibi_slopes = slopes;
   expect_refused(options, "an ALiBi slope is inf, must be finite");
   options = {};
@@ -230,15 +284,15 @@ TEST_F(BadOptionsTest, NumbersThatAreNone) {
 }
 
 TEST_F(BadOptionsTest, MasksOfAWrongShapeOrWithNaN) {
-  RowMatrix<float> mask = RowMatrix<float>::Zero(6, 10);
+  RowMatrix<float> mask = RowMatrix<float>::Zero(18, 10);
   AttentionOptions<float> options;
   options.mask = {mask.data(), 4, 10};
   expect_refused(options,
                  "the mask has 4 rows, must have one per query, 3, or one per query and "
-                 "query head, 6");
-  options.mask = {mask.data(), 6, 9};
+                 "query head, 18");
+  options.mask = {mask.data(), 18, 9};
   expect_refused(options, "the mask's rows are 9 apart, must be at least the number of tokens, 10");
-  options.mask = {mask.data(), 6, 10};
+  options.mask = {mask.data(), 18, 10};
   mask(4, 7) = std::numeric_limits<float>::quiet_NaN();
   expect_refused(options, "the mask in row 4 of token 7 is nan, must be finite or -infinity");
 }

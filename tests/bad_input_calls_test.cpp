@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bad_input_test_util.hpp"
+#include "kv_cache_test_util.hpp"
 
 namespace {
 
@@ -18,78 +19,63 @@ using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::PolarFormat;
 using polarquant::RowMatrix;
+using polarquant_test::all_codes;
+using polarquant_test::append_random;
 using polarquant_test::expect_invalid;
+using polarquant_test::filled_cache;
 using polarquant_test::gaussian_matrix;
-using polarquant_test::small_config;
+using polarquant_test::make_cache;
+using polarquant_test::make_config;
 
 // A cache of 20 tokens and a record of everything that can be seen of it.
 class BadCallTest : public testing::Test {
  protected:
-  BadCallTest() : cache_(small_config()) {
-    cache_.append(gaussian_matrix<float>(20, 64, 1), gaussian_matrix<float>(20, 96, 2));
+  BadCallTest() {
     memory_bytes_ = cache_.memory_bytes();
     capacity_ = cache_.capacity();
     output_ = cache_.attend(queries_);
     scores_ = cache_.attention_scores(queries_);
-    codes_ = all_codes();
-  }
-
-  std::vector<std::vector<std::byte>> all_codes() const {
-    std::vector<std::vector<std::byte>> codes;
-    for (std::size_t token = 0; token < 20; ++token) {
-      for (const int head : {0, 1}) {
-        codes.push_back(cache_.key_code(head, token));
-        codes.push_back(cache_.value_code(head, token));
-      }
-    }
-    return codes;
+    codes_ = all_codes(cache_);
   }
 
   void expect_unchanged() const {
     ASSERT_EQ(cache_.num_tokens(), 20u);
     EXPECT_LE(cache_.memory_bytes(), memory_bytes_);
     EXPECT_EQ(cache_.capacity(), capacity_);
+    EXPECT_TRUE(cache_.removed_tokens().empty());
     EXPECT_EQ(cache_.attend(queries_), output_);
     EXPECT_EQ(cache_.attention_scores(queries_), scores_);
-    EXPECT_EQ(all_codes(), codes_);
+    EXPECT_EQ(all_codes(cache_), codes_);
   }
 
   // After a failure the cache must go on as one that never saw the failed call.
   void expect_append_still_works() {
-    KVCache<float> other(small_config());
-    other.append(gaussian_matrix<float>(20, 64, 1), gaussian_matrix<float>(20, 96, 2));
-    for (KVCache<float>* cache : {&cache_, &other}) {
-      cache->append(gaussian_matrix<float>(30, 64, 5), gaussian_matrix<float>(30, 96, 6));
-    }
-    for (std::size_t token = 0; token < 50; ++token) {
-      for (const int head : {0, 1}) {
-        EXPECT_EQ(cache_.key_code(head, token), other.key_code(head, token));
-        EXPECT_EQ(cache_.value_code(head, token), other.value_code(head, token));
-      }
-    }
+    KVCache<float> other = filled_cache<float>(20);
+    for (KVCache<float>* cache : {&cache_, &other}) append_random(*cache, 30, 5);
+    EXPECT_EQ(all_codes(cache_), all_codes(other));
     EXPECT_EQ(cache_.attend(queries_), other.attend(queries_));
   }
 
-  const RowMatrix<float> queries_ = gaussian_matrix<float>(2, 6 * 32, 3);
-  KVCache<float> cache_;
+  KVCache<float> cache_ = filled_cache<float>(20);
+  const RowMatrix<float> queries_ = polarquant_test::random_queries<float>(cache_.config(), 2);
   std::size_t memory_bytes_ = 0;
   std::size_t capacity_ = 0;
   RowMatrix<float> output_;
   RowMatrix<float> scores_;
-  std::vector<std::vector<std::byte>> codes_;
+  std::vector<std::byte> codes_;
 };
 
 TEST_F(BadCallTest, AppendOfKeysOfTheWrongWidth) {
   expect_invalid(
       [&] { cache_.append(RowMatrix<float>::Zero(3, 65), RowMatrix<float>::Zero(3, 96)); },
-      {"keys have 65 columns", "2 heads * head_dim 32 = 64"});
+      {"keys are 3 x 65, must be [rows, num_kv_heads * head_dim = 2 * 32 = 64]"});
   expect_unchanged();
 }
 
 TEST_F(BadCallTest, AppendOfValuesOfTheWrongWidth) {
   expect_invalid(
       [&] { cache_.append(RowMatrix<float>::Zero(3, 64), RowMatrix<float>::Zero(3, 64)); },
-      {"values have 64 columns", "2 heads * head_dim 48 = 96"});
+      {"values are 3 x 64, must be [rows, num_kv_heads * head_dim = 2 * 48 = 96]"});
   expect_unchanged();
 }
 
@@ -147,7 +133,7 @@ TEST_F(BadCallTest, AFailedAppendKeepsWhatWasReserved) {
 }
 
 TEST_F(BadCallTest, AFailedAppendToAFreshCacheLeavesItFresh) {
-  KVCache<float> fresh(small_config());
+  KVCache<float> fresh = make_cache<float>(make_config());
   const std::size_t memory_bytes = fresh.memory_bytes();
   RowMatrix<float> keys = gaussian_matrix<float>(3, 64, 5);
   keys(2, 0) = std::numeric_limits<float>::infinity();
@@ -158,16 +144,28 @@ TEST_F(BadCallTest, AFailedAppendToAFreshCacheLeavesItFresh) {
 }
 
 TEST_F(BadCallTest, TruncateToMoreThanThereIs) {
-  expect_invalid([&] { cache_.truncate(21); }, {"truncate to 21 tokens", "the cache holds 20"});
+  expect_invalid([&] { cache_.truncate(21); }, {"truncate to 21 tokens: the cache holds 20"});
+  expect_invalid([&] { cache_.truncate(static_cast<std::size_t>(-3)); },
+                 {"truncate to 18446744073709551613 tokens (a negative number?): the cache holds 20"});
+  expect_unchanged();
+}
+
+TEST_F(BadCallTest, RemoveOfTokensThatAreNotThere) {
+  for (const polarquant::TokenRange range :
+       {polarquant::TokenRange{20, 1}, {21, 0}, {5, 16}, {0, 21}, {}, {static_cast<std::size_t>(-1), 3}}) {
+    expect_invalid([&] { cache_.remove(range); }, {"remove of ", "the cache holds 20"});
+  }
+  expect_unchanged();
+  cache_.remove({20, 0});  // Nothing.
   expect_unchanged();
 }
 
 TEST_F(BadCallTest, QueriesOfTheWrongWidth) {
   const RowMatrix<float> queries(1, 191);
-  expect_invalid([&] { cache_.attend(queries); },
-                 {"queries have 191 columns", "6 heads * head_dim 32 = 192"});
-  expect_invalid([&] { cache_.attention_scores(queries); },
-                 {"queries have 191 columns", "6 heads * head_dim 32 = 192"});
+  const char* const rule = "queries are 1 x 191, must be [rows, num_query_heads * head_dim = 6 * 32 = 192]";
+  expect_invalid([&] { cache_.attend(queries); }, {rule});
+  expect_invalid([&] { cache_.attend_partial(queries); }, {rule});
+  expect_invalid([&] { cache_.attention_scores(queries); }, {rule});
 }
 
 TEST_F(BadCallTest, HeadsOutOfRange) {
@@ -186,8 +184,9 @@ TEST_F(BadCallTest, TokensOutOfRange) {
 }
 
 TEST(BadAppendTest, AFloat16RadiusThatOverflowsNamesTokenHeadAndType) {
-  KVCacheConfig config = small_config();
-  config.key_format.radius_type = FloatType::kFloat16;
+  KVCacheConfig config = make_config();
+  config.key_format = polarquant_test::with_meaning(
+      PolarFormat::paper(32), polarquant::RadiusMeaning::kUnbiased, FloatType::kFloat16);
   config.value_format = PolarFormat::uncompressed(48);
   KVCache<float> cache(config);
   const RowMatrix<float> keys = gaussian_matrix<float>(20, 64, 5);
@@ -206,7 +205,7 @@ TEST(BadAppendTest, AFloat16RadiusThatOverflowsNamesTokenHeadAndType) {
 }
 
 TEST(BadAppendTest, HalvesThatAreNotFiniteAreRefused) {
-  KVCache<Eigen::half> cache(small_config());
+  KVCache<Eigen::half> cache = make_cache<Eigen::half>(make_config());
   RowMatrix<Eigen::half> keys = gaussian_matrix<Eigen::half>(3, 64, 5);
   keys(1, 40) = std::numeric_limits<Eigen::half>::infinity();
   expect_invalid([&] { cache.append(keys, gaussian_matrix<Eigen::half>(3, 96, 6)); },
@@ -215,7 +214,7 @@ TEST(BadAppendTest, HalvesThatAreNotFiniteAreRefused) {
 
 // The result of the noexcept call says what the message of the other one says.
 TEST(BadAppendTest, TheCallOnRowsReportsInsteadOfThrowing) {
-  KVCache<float> cache(small_config());
+  KVCache<float> cache = make_cache<float>(make_config());
   const RowMatrix<float> keys = gaussian_matrix<float>(40, 64, 5);
   RowMatrix<float> values = gaussian_matrix<float>(40, 96, 6);
   values(33, 50) = std::numeric_limits<float>::quiet_NaN();
@@ -225,8 +224,8 @@ TEST(BadAppendTest, TheCallOnRowsReportsInsteadOfThrowing) {
       cache.append({keys.data(), 40, 64}, {values.data(), 40, 96}, scratch.data());
   EXPECT_EQ(result.failure, polarquant::EncodeFailure::kNotFinite);
   EXPECT_EQ(result.token, 33u);
-  EXPECT_EQ(result.kv_head, 1u);
-  EXPECT_TRUE(result.is_value);
+  EXPECT_EQ(result.kv_head, 1);
+  EXPECT_EQ(result.side, polarquant::Side::kValues);
   EXPECT_EQ(cache.num_tokens(), 0u);
 }
 

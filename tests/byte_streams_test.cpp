@@ -106,6 +106,36 @@ TEST(ByteStreamsTest, SourcesSayWhatIsLeft) {
   EXPECT_EQ(StreamSource(end).num_left(), std::numeric_limits<std::uint64_t>::max());
 }
 
+TEST(ByteStreamsTest, ASectionMayBeOfAnySizeUpToAMost) {
+  const std::vector<std::byte> bytes = two_sections(13);
+  MemorySource source(bytes.data(), bytes.size());
+  SectionReader reader(source);
+  EXPECT_EQ(reader.begin_up_to("ABCD", 13), 13u);
+  reader.take(13);
+  reader.end();
+  EXPECT_EQ(message_of<std::runtime_error>([&] { reader.begin_up_to("EFGH", 7); }),
+            "polarquant: loading: section \"EFGH\" has 8 bytes, must have at most 7");
+}
+
+// Asking for the length leaves a stream as it was: where it stands, its state, its exceptions.
+TEST(ByteStreamsTest, TheLengthIsAskedForWithoutATrace) {
+  struct Telling : std::stringbuf {
+    explicit Telling(const std::string& text) : std::stringbuf(text) {}
+    pos_type seekoff(off_type offset, std::ios::seekdir from, std::ios::openmode mode) override {
+      if (from != std::ios::cur || offset != 0) return pos_type(off_type(-1));
+      return std::stringbuf::seekoff(offset, from, mode);
+    }
+  } buffer("abcdef");
+  std::istream stream(&buffer);
+  stream.exceptions(std::ios::failbit | std::ios::badbit);
+  EXPECT_EQ(stream.get(), 'a');
+  StreamSource source(stream);
+  EXPECT_EQ(source.num_left(), std::numeric_limits<std::uint64_t>::max());
+  EXPECT_TRUE(stream.good());
+  EXPECT_EQ(stream.exceptions(), std::ios::failbit | std::ios::badbit);
+  EXPECT_EQ(source.take(1)[0], std::byte{'b'});
+}
+
 TEST(ByteStreamsTest, EveryFlippedByteIsDetected) {
   const std::vector<std::byte> bytes = two_sections(13);
   for (std::size_t i = 0; i < bytes.size(); ++i) {

@@ -40,7 +40,7 @@ std::vector<double> capped(const std::vector<double>& given, double cap, double 
   const PolarCodec<T> codec(PolarFormat::uncompressed(16),
                             polarquant_test::make_rotation(RotationKind::kNone, 16));
   std::vector<T> logits(given.begin(), given.end());
-  codec.kernels().cap_logits(logits.data(), logits.size(), static_cast<T>(cap),
+  codec.vectors().cap_logits(logits.data(), logits.size(), static_cast<T>(cap),
                              static_cast<T>(shift));
   return std::vector<double>(logits.begin(), logits.end());
 }

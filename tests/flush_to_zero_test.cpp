@@ -89,7 +89,7 @@ void expect_same_codes(const PolarFormat& format, double least) {
       Random random(2);
       std::vector<float> rows(40 * d);
       for (float& entry : rows) entry = static_cast<float>(scale * random.gaussian());
-      polarquant::detail::ScratchBuffer scratch(codec.scratch_bytes());
+      polarquant::AlignedBuffer scratch(codec.scratch_bytes());
       std::vector<std::byte> codes(40 * codec.bytes_per_vector());
       codec.encode(Rows<const float>{rows.data(), 40, d},
                    Rows<std::byte>{codes.data(), 40, codec.bytes_per_vector()}, scratch.data());

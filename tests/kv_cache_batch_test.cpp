@@ -21,41 +21,39 @@ using polarquant::BatchItem;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::RowMatrix;
-using polarquant_test::AccumulatorOf;
+using polarquant_test::CacheCase;
 using polarquant_test::gaussian_matrix;
 using polarquant_test::make_config;
 using polarquant_test::message_of;
 
 // Sequences of unequal length, one of them empty, that share a codec.
-template <typename T>
-std::vector<KVCache<T>> make_caches(std::size_t count) {
+template <typename Case>
+std::vector<KVCache<typename Case::T>> make_caches(std::size_t count) {
   static constexpr Index kLengths[] = {37, 0, 1, 600, 512, 90, 31};
-  KVCacheConfig config = make_config();
+  KVCacheConfig config = make_config<typename Case::Family>();
   config.num_recent_tokens = 20;
-  const auto codec = std::make_shared<const polarquant::KVCodec<T>>(config);
-  std::vector<KVCache<T>> caches;
+  std::vector<KVCache<typename Case::T>> caches;
   for (std::size_t i = 0; i < count; ++i) {
-    caches.emplace_back(config, codec);
-    caches.back().append(gaussian_matrix<T>(kLengths[i % 7], 64, 10 + i),
-                         gaussian_matrix<T>(kLengths[i % 7], 96, 50 + i));
+    caches.push_back(polarquant_test::make_cache<typename Case::T>(config));
+    polarquant_test::append_random(caches.back(), kLengths[i % 7], 10 + 2 * i);
   }
   return caches;
 }
 
-template <typename T>
+template <typename Case>
 class KVCacheBatchTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(KVCacheBatchTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+TYPED_TEST_SUITE(KVCacheBatchTest, polarquant_test::CacheCases, );  // clang++ wants the empty one.
 
 TYPED_TEST(KVCacheBatchTest, IsBitForBitTheCachesAloneAtEverySize) {
+  using T = typename TypeParam::T;
   for (const std::size_t size : {1u, 2u, 3u, 7u, 16u}) {
-    const std::vector<KVCache<TypeParam>> caches = make_caches<TypeParam>(size);
-    std::vector<const KVCache<TypeParam>*> pointers;
-    for (const KVCache<TypeParam>& cache : caches) pointers.push_back(&cache);
+    const std::vector<KVCache<T>> caches = make_caches<TypeParam>(size);
+    std::vector<const KVCache<T>*> pointers;
+    for (const KVCache<T>& cache : caches) pointers.push_back(&cache);
     for (const Index count : {0, 1, 3}) {
       const Index rows = static_cast<Index>(size) * count;
-      const RowMatrix<TypeParam> queries = gaussian_matrix<TypeParam>(rows, 192, 3);
-      const auto output = attend_batch<TypeParam>(pointers, queries);
+      const RowMatrix<T> queries = gaussian_matrix<T>(rows, 192, 3);
+      const auto output = attend_batch<T>(pointers, queries);
       ASSERT_EQ(output.rows(), rows);
       for (std::size_t i = 0; i < size; ++i) {
         const Index first = static_cast<Index>(i) * count;
@@ -67,14 +65,15 @@ TYPED_TEST(KVCacheBatchTest, IsBitForBitTheCachesAloneAtEverySize) {
 }
 
 TYPED_TEST(KVCacheBatchTest, ItemsMayHaveQueriesAndOptionsOfTheirOwn) {
-  using A = AccumulatorOf<TypeParam>;
-  const std::vector<KVCache<TypeParam>> caches = make_caches<TypeParam>(4);
-  std::vector<RowMatrix<TypeParam>> queries;
+  using T = typename TypeParam::T;
+  using A = typename TypeParam::A;
+  const std::vector<KVCache<T>> caches = make_caches<TypeParam>(4);
+  std::vector<RowMatrix<T>> queries;
   std::vector<RowMatrix<A>> outputs;
-  std::vector<BatchItem<TypeParam>> items;
+  std::vector<BatchItem<T>> items;
   for (std::size_t i = 0; i < 4; ++i) {
     const Index count = static_cast<Index>(i + 1);
-    queries.push_back(gaussian_matrix<TypeParam>(count, 192, i));
+    queries.push_back(gaussian_matrix<T>(count, 192, i));
     outputs.emplace_back(count, 288);
   }
   for (std::size_t i = 0; i < 4; ++i) {
@@ -93,7 +92,7 @@ TYPED_TEST(KVCacheBatchTest, ItemsMayHaveQueriesAndOptionsOfTheirOwn) {
 }
 
 TEST(KVCacheBatchErrorTest, ShapesThatDoNotFitAreRefused) {
-  const std::vector<KVCache<float>> caches = make_caches<float>(2);
+  const std::vector<KVCache<float>> caches = make_caches<CacheCase<float>>(2);
   const RowMatrix<float> queries = gaussian_matrix<float>(4, 192, 3);
   const auto message = [&](const std::vector<const KVCache<float>*>& batch, Index rows) {
     return message_of<std::invalid_argument>(
@@ -107,7 +106,7 @@ TEST(KVCacheBatchErrorTest, ShapesThatDoNotFitAreRefused) {
   KVCacheConfig config = make_config();
   config.num_query_heads = 4;
   const KVCache<float> other(config);
-  EXPECT_NE(message({&caches[0], &other}, 2).find("cache 1 of the batch has not the shape"),
+  EXPECT_NE(message({&caches[0], &other}, 2).find("cache 1 of the batch has num_query_heads * key head_dim = 128, the first has 192"),
             std::string::npos);
   EXPECT_EQ(attend_batch<float>({}, queries.topRows(0)).rows(), 0);
 }

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "kv_cache_test_util.hpp"
 #include "plain_attention.hpp"
 #include "plain_cache.hpp"
 
@@ -18,6 +19,8 @@ namespace {
 
 using Eigen::Index;
 using polarquant::Centering;
+using polarquant::CodecFormat;
+using polarquant::EncodeFailure;
 using polarquant::FloatType;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
@@ -25,8 +28,7 @@ using polarquant::PartialAttention;
 using polarquant::PolarFormat;
 using polarquant::Random;
 using polarquant::RowMatrix;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::gaussian_matrix;
+using polarquant_test::CacheCase;
 using polarquant_test::kSanitized;
 using polarquant_test::OptionsOf;
 using polarquant_test::plain_attention;
@@ -34,28 +36,27 @@ using polarquant_test::PlainCache;
 using polarquant_test::PlainOptions;
 using polarquant_test::random_int;
 using polarquant_test::random_options;
+using polarquant_test::random_queries;
+using polarquant_test::TokenRows;
 
-PolarFormat random_side(Random& random) {
-  switch (random_int(random, 0, 4)) {
-    case 0:
-      return PolarFormat::paper(32);
-    case 1:
-      return PolarFormat::full_depth(24, 4.0);
-    case 2:
-      return PolarFormat::full_depth(40, 3.5);
-    case 3:
-      return PolarFormat::uncompressed(16, FloatType::kFloat32);
-    default:
-      return PolarFormat::full_depth(16, 4.5);
-  }
+CodecFormat random_side(Random& random, polarquant_test::PolarFamily) {
+  static const CodecFormat formats[] = {
+      PolarFormat::paper(32), PolarFormat::full_depth(24, 4.0), PolarFormat::full_depth(40, 3.5),
+      PolarFormat::full_depth(16, 4.5), PolarFormat::uncompressed(16, FloatType::kFloat32)};
+  return formats[random_int(random, 0, 4)];
+}
+CodecFormat random_side(Random& random, polarquant_test::Plain8BitFamily) {
+  static constexpr int kWidths[] = {16, 24, 32, 40};
+  return polarquant_test::plain_8bit(kWidths[random_int(random, 0, 3)]);
 }
 
+template <typename Family>
 KVCacheConfig random_config(Random& random) {
   KVCacheConfig config;
   config.num_kv_heads = random_int(random, 1, 3);
   config.num_query_heads = config.num_kv_heads * random_int(random, 1, 4);
-  config.key_format = random_side(random);
-  config.value_format = random_side(random);
+  config.key_format = random_side(random, Family());
+  config.value_format = random_side(random, Family());
   config.rotation = polarquant::RotationKind::kHadamard;
   config.seed = static_cast<std::uint64_t>(random_int(random, 0, 1000));
   config.arithmetic = polarquant::Arithmetic::kExact;
@@ -63,35 +64,35 @@ KVCacheConfig random_config(Random& random) {
       static_cast<std::size_t>(random_int(random, 0, 1) * random_int(random, 1, 40));
   config.num_recent_tokens =
       static_cast<std::size_t>(random_int(random, 0, 1) * random_int(random, 1, 120));
-  config.exact_type = static_cast<FloatType>(random_int(random, 0, 3));
+  if (random_int(random, 0, 4) > 0) {
+    config.exact_type = static_cast<FloatType>(random_int(random, 0, 3));
+  }
   config.centering = static_cast<Centering>(random_int(random, 0, 2));
   config.num_centering_tokens = static_cast<std::size_t>(random_int(random, 1, 100));
   if (config.centering == Centering::kGiven) {
-    for (int i = 0; i < config.num_kv_heads * config.key_format.head_dim(); ++i) {
+    for (std::size_t i = 0; i < config.key_columns(); ++i) {
       config.key_mean.push_back(static_cast<float>(random.gaussian()));
     }
-    if (random_int(random, 0, 1) == 0) {
-      config.value_mean.assign(
-          static_cast<std::size_t>(config.num_kv_heads * config.value_format.head_dim()), 0.5f);
-    }
+    if (random_int(random, 0, 1) == 0) config.value_mean.assign(config.value_columns(), 0.5f);
   }
   return config;
 }
 
 // A cache and its plain twin. Each operation is done to both, then they are compared.
-template <typename T>
+template <typename Case>
 class Twins {
  public:
-  using A = AccumulatorOf<T>;
+  using T = typename Case::T;
+  using A = typename Case::A;
 
   explicit Twins(std::uint64_t seed)
       : random_(seed),
-        config_(random_config(random_)),
+        config_(random_config<typename Case::Family>(random_)),
         cache_(config_),
         plain_(config_, cache_.codec()) {}
 
   void step() {
-    switch (random_int(random_, 0, 18)) {
+    switch (random_int(random_, 0, 21)) {
       case 0:
       case 1:
       case 2:
@@ -120,6 +121,12 @@ class Twins {
         return drop_front();
       case 15:
         return save_and_load();
+      case 16:
+        return remove();
+      case 17:
+        return append_without_room();
+      case 18:
+        return score();
       default:
         return attend();
     }
@@ -130,6 +137,7 @@ class Twins {
     ASSERT_EQ(cache_.num_tokens(), plain_.num_tokens());
     ASSERT_EQ(cache_.num_encoded_tokens(), plain_.num_encoded());
     ASSERT_GE(cache_.capacity(), cache_.num_tokens());
+    ASSERT_EQ(removed_of(cache_), plain_.removed());
     const int head = random_int(random_, 0, config_.num_kv_heads - 1);
     for (const bool of_values : {false, true}) {
       const RowMatrix<double> rows =
@@ -155,49 +163,75 @@ class Twins {
   // float64 rows come back as the accumulator.
   static double exact_tolerance() { return std::is_same_v<A, double> ? 0.0 : 3e-7; }
 
-  RowMatrix<T> random_rows(Index rows, int num_heads, const PolarFormat& format) {
-    const auto seed = static_cast<std::uint64_t>(random_int(random_, 0, 1 << 30));
-    return gaussian_matrix<T>(rows, static_cast<Index>(num_heads) * format.head_dim, seed);
-  }
-  RowMatrix<T> random_keys(Index rows) {
-    return random_rows(rows, config_.num_kv_heads, config_.key_format);
-  }
-  RowMatrix<T> random_values(Index rows) {
-    return random_rows(rows, config_.num_kv_heads, config_.value_format);
+  std::uint64_t seed() { return static_cast<std::uint64_t>(random_int(random_, 0, 1 << 30)); }
+  TokenRows<T> random_tokens(Index count) { return TokenRows<T>(config_, count, seed()); }
+
+  static std::vector<bool> removed_of(const KVCache<T>& cache) {
+    std::vector<bool> removed(cache.num_tokens());
+    for (const polarquant::TokenRange& range : cache.removed_tokens()) {
+      for (std::size_t i = 0; i < range.count; ++i) removed[range.first + i] = true;
+    }
+    return removed;
   }
 
   void append(Index count) {
     operation_ = "append " + std::to_string(count);
-    const RowMatrix<T> keys = random_keys(count);
-    const RowMatrix<T> values = random_values(count);
-    cache_.append(keys, values);
-    plain_.append(keys, values);
+    const TokenRows<T> tokens = random_tokens(count);
+    tokens.append_to(cache_, 0, count);
+    plain_.append(tokens.keys, tokens.values);
   }
 
   void append_on_rows(Index count) {
     operation_ = "append on rows " + std::to_string(count);
-    const RowMatrix<T> keys = random_keys(count);
-    const RowMatrix<T> values = random_values(count);
+    const TokenRows<T> tokens = random_tokens(count);
     const auto num_rows = static_cast<std::size_t>(count);
     cache_.reserve(cache_.num_tokens() + num_rows);
-    polarquant_test::GuardedBytes scratch(cache_.scratch_bytes());
-    const polarquant::AppendResult result = cache_.append(
-        {keys.data(), num_rows, static_cast<std::size_t>(keys.cols())},
-        {values.data(), num_rows, static_cast<std::size_t>(values.cols())}, scratch.data());
-    EXPECT_EQ(result.failure, polarquant::EncodeFailure::kNone);
-    EXPECT_TRUE(scratch.guard_is_intact());
-    plain_.append(keys, values);
+    ASSERT_GE(cache_.capacity(), cache_.num_tokens() + num_rows);
+    EXPECT_EQ(tokens.append_on_rows(cache_, 0, num_rows).failure, EncodeFailure::kNone);
+    plain_.append(tokens.keys, tokens.values);
+  }
+
+  // Without reserve, after whatever came before: all of it or nothing.
+  void append_without_room() {
+    const auto count = static_cast<std::size_t>(
+        random_int(random_, 1, random_int(random_, 0, 2) == 0 ? 600 : 40));
+    operation_ = "append without room " + std::to_string(count);
+    const TokenRows<T> tokens = random_tokens(static_cast<Index>(count));
+    const bool fits = cache_.num_tokens() + count <= cache_.capacity();
+    // As after copy(), of which both share the pages.
+    const KVCache<T> other = cache_.copy();
+    const polarquant_test::CacheState<T> before(other);
+    const bool fits_shared = cache_.num_tokens() + count <= cache_.capacity();
+    const EncodeFailure failure = tokens.append_on_rows(cache_, 0, count).failure;
+    ASSERT_TRUE(failure == EncodeFailure::kNone || failure == EncodeFailure::kNoCapacity);
+    ASSERT_TRUE(!fits_shared || (fits && failure == EncodeFailure::kNone));
+    ASSERT_TRUE(polarquant_test::state_of(other) == before);
+    if (failure == EncodeFailure::kNone) {
+      plain_.append(tokens.keys, tokens.values);
+    } else {
+      ASSERT_TRUE(polarquant_test::state_of(cache_) == before);
+    }
+  }
+
+  void remove() {
+    const auto most = static_cast<int>(cache_.num_tokens());
+    const int first = random_int(random_, 0, most);
+    const int count =
+        random_int(random_, 0, std::min(most - first, random_int(random_, 0, 3) == 0 ? 300 : 20));
+    operation_ = "remove " + std::to_string(count) + " from " + std::to_string(first);
+    cache_.remove({static_cast<std::size_t>(first), static_cast<std::size_t>(count)});
+    plain_.remove(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
   }
 
   void append_what_cannot_be() {
     const Index count = random_int(random_, 1, 200);
     const Index bad = random_int(random_, 0, static_cast<int>(count) - 1);
     operation_ = "append " + std::to_string(count) + " with a NaN at " + std::to_string(bad);
-    RowMatrix<T> values = random_values(count);
-    values(bad, random_int(random_, 0, static_cast<int>(values.cols()) - 1)) =
+    TokenRows<T> tokens = random_tokens(count);
+    tokens.values(bad, random_int(random_, 0, static_cast<int>(tokens.values.cols()) - 1)) =
         std::numeric_limits<T>::quiet_NaN();
     const std::string message = polarquant_test::message_of<std::invalid_argument>(
-        [&] { cache_.append(random_keys(count), values); });
+        [&] { tokens.append_to(cache_, 0, count); });
     const std::string token =
         "of token " + std::to_string(cache_.num_tokens() + static_cast<std::size_t>(bad)) + ",";
     EXPECT_NE(message.find(token), std::string::npos) << message;
@@ -251,7 +285,7 @@ class Twins {
     other.truncate(
         other.num_tokens() -
         std::min(other.num_tokens(), static_cast<std::size_t>(random_int(random_, 0, 40))));
-    other.append(random_keys(70), random_values(70));
+    random_tokens(70).append_to(other, 0, 70);
   }
 
   void drop_front() {
@@ -272,7 +306,7 @@ class Twins {
   void attend() {
     const Index count = random_int(random_, 1, 6);
     operation_ = "attend with " + std::to_string(count);
-    const RowMatrix<T> queries = random_rows(count, config_.num_query_heads, config_.key_format);
+    const RowMatrix<T> queries = random_queries<T>(config_, count, seed());
     const PlainOptions options = options_for(count);
     const RowMatrix<double> output =
         cache_.attend(queries, OptionsOf<A>(options).get()).template cast<double>();
@@ -282,17 +316,42 @@ class Twins {
   void attend_in_parts() {
     const Index count = random_int(random_, 1, 3);
     operation_ = "attend in parts with " + std::to_string(count);
-    const RowMatrix<T> queries = random_rows(count, config_.num_query_heads, config_.key_format);
+    const RowMatrix<T> queries = random_queries<T>(config_, count, seed());
     const PlainOptions plain = options_for(count);
     const OptionsOf<A> options(plain);
     PartialAttention<A> merged(count, config_);
     for (std::size_t first = 0; first < cache_.num_tokens();) {
       const auto length = static_cast<std::size_t>(random_int(random_, 1, 300));
-      merged.merge(cache_.attend_partial(queries, {first, length}, options.get()));
+      merged.merge(
+          cache_.attend_partial(queries, options.get(), polarquant::Part::tokens(first, length)));
       first += length;
     }
     expect_attention(merged.output(options.get().sink_logits).template cast<double>(), queries,
                      plain);
+  }
+
+  void score() {
+    operation_ = "scores";
+    const RowMatrix<T> queries = random_queries<T>(config_, 2, seed());
+    const RowMatrix<double> scores = cache_.attention_scores(queries).template cast<double>();
+    const std::vector<bool> removed = plain_.removed();
+    const Index key_dim = config_.key_format.head_dim();
+    const int group_size = config_.num_query_heads / config_.num_kv_heads;
+    for (Index row = 0; row < scores.rows(); ++row) {
+      const int head = static_cast<int>(row) % config_.num_query_heads;
+      const RowMatrix<double> expected =
+          queries.row(row / config_.num_query_heads)
+              .segment(head * key_dim, key_dim)
+              .template cast<double>() *
+          plain_.rows(false, head / group_size).transpose();
+      for (Index token = 0; token < scores.cols(); ++token) {
+        if (removed[static_cast<std::size_t>(token)]) {
+          ASSERT_EQ(scores(row, token), -std::numeric_limits<double>::infinity());
+        } else {
+          ASSERT_NEAR(scores(row, token), expected(0, token), 1e-3);
+        }
+      }
+    }
   }
 
   PlainOptions options_for(Index num_queries) {
@@ -310,7 +369,7 @@ class Twins {
       values.push_back(plain_.rows(true, head));
     }
     const RowMatrix<double> expected =
-        plain_attention(keys, values, queries.template cast<double>(), options);
+        plain_attention(keys, values, queries.template cast<double>(), options, plain_.removed());
     ASSERT_LE((output - expected).cwiseAbs().maxCoeff(), 2e-4);
   }
 
@@ -321,10 +380,12 @@ class Twins {
   std::string operation_;
 };
 
-template <typename T>
+template <typename Case>
 class KVCacheOperationsTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double>;
-TYPED_TEST_SUITE(KVCacheOperationsTest, ElementTypes, );  // clang++ wants the empty argument.
+using Cases = testing::Types<CacheCase<float>, CacheCase<double>, CacheCase<Eigen::half>,
+                             CacheCase<float, polarquant_test::Plain8BitFamily>,
+                             CacheCase<double, polarquant_test::Plain8BitFamily>>;
+TYPED_TEST_SUITE(KVCacheOperationsTest, Cases, );  // clang++ wants the empty argument.
 
 TYPED_TEST(KVCacheOperationsTest, AgreeWithAPlainListAfterEveryStep) {
   const std::uint64_t num_caches = kSanitized ? 8 : 40;

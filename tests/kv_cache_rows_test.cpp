@@ -4,6 +4,7 @@
 #include <Eigen/Core>
 #include <cstddef>
 #include <utility>
+#include <vector>
 
 #include "count_allocations.hpp"
 #include "kv_cache_test_util.hpp"
@@ -14,30 +15,29 @@ using Eigen::Index;
 using polarquant::KVCache;
 using polarquant::RowMatrix;
 using polarquant::Rows;
-using polarquant_test::AccumulatorOf;
 using polarquant_test::all_codes;
 using polarquant_test::count_allocations;
-using polarquant_test::gaussian_matrix;
 using polarquant_test::GuardedBytes;
+using polarquant_test::make_cache;
 using polarquant_test::make_config;
+using polarquant_test::random_queries;
+using polarquant_test::TokenRows;
 
-template <typename T>
-class KVCacheTypedTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(KVCacheTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+template <typename Case>
+class KVCacheRowsTest : public testing::Test {};
+TYPED_TEST_SUITE(KVCacheRowsTest, polarquant_test::CacheCases, );  // clang++ wants the empty one.
 
 // A cache filled by one call on Rows with strides, and memory for what it gives.
-template <typename T>
+template <typename Case>
 class RowsTwin {
  public:
-  using Accumulator = AccumulatorOf<T>;
+  using T = typename Case::T;
+  using Accumulator = typename Case::A;
 
-  RowsTwin() : cache_(make_config()), scratch_(cache_.scratch_bytes()) {
+  RowsTwin() {
     cache_.reserve(300);
-    for (Index token = 0; token < 300; ++token) {
-      for (Index i = 0; i < 64; ++i) keys_(token, i) = given_keys_(token, i);
-      for (Index i = 0; i < 96; ++i) values_(token, i) = given_values_(token, i);
-    }
+    keys_.leftCols(64) = given_.keys;
+    values_.leftCols(96) = given_.values;
   }
 
   void append() {
@@ -54,9 +54,10 @@ class RowsTwin {
     cache_.decode_values(1, {decoded_values_.data(), 300, 50}, scratch_.data());
   }
 
-  const RowMatrix<T> given_keys_ = gaussian_matrix<T>(300, 64, 1);
-  const RowMatrix<T> given_values_ = gaussian_matrix<T>(300, 96, 2);
-  const RowMatrix<T> queries_ = gaussian_matrix<T>(5, 192, 3);
+  KVCache<T> cache_ = make_cache<T>(make_config<typename Case::Family>());
+  GuardedBytes scratch_{cache_.scratch_bytes()};
+  const TokenRows<T> given_{cache_.config(), 300, 1};
+  const RowMatrix<T> queries_ = random_queries<T>(cache_.config(), 5);
   RowMatrix<T> keys_ = RowMatrix<T>::Constant(300, 70, T(0.0f));
   RowMatrix<T> values_ = RowMatrix<T>::Constant(300, 99, T(0.0f));
   RowMatrix<Accumulator> output_ = RowMatrix<Accumulator>::Constant(5, 300, Accumulator(77));
@@ -64,15 +65,13 @@ class RowsTwin {
   RowMatrix<Accumulator> decoded_keys_ = RowMatrix<Accumulator>::Constant(300, 40, Accumulator(77));
   RowMatrix<Accumulator> decoded_values_ =
       RowMatrix<Accumulator>::Constant(300, 50, Accumulator(77));
-  KVCache<T> cache_;
-  GuardedBytes scratch_;
   polarquant::AppendResult result_;
 };
 
-TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsGiveWhatTheCallsOnMatricesGive) {
+TYPED_TEST(KVCacheRowsTest, TheCallsOnRowsGiveWhatTheCallsOnMatricesGive) {
   RowsTwin<TypeParam> twin;
-  KVCache<TypeParam> cache(make_config());
-  cache.append(twin.given_keys_, twin.given_values_);
+  auto cache = make_cache<typename TypeParam::T>(twin.cache_.config());
+  twin.given_.append_to(cache, 0, 300);
   twin.append();
   twin.attend();
   twin.score();
@@ -85,7 +84,7 @@ TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsGiveWhatTheCallsOnMatricesGive) {
   EXPECT_EQ(twin.decoded_values_.leftCols(48), cache.decode_values(1));
 }
 
-TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsWriteNothingElse) {
+TYPED_TEST(KVCacheRowsTest, TheCallsOnRowsWriteNothingElse) {
   RowsTwin<TypeParam> twin;
   twin.append();
   twin.attend();
@@ -98,7 +97,7 @@ TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsWriteNothingElse) {
   EXPECT_TRUE(twin.scratch_.guard_is_intact());
 }
 
-TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsAllocateNothing) {
+TYPED_TEST(KVCacheRowsTest, TheCallsOnRowsAllocateNothing) {
   RowsTwin<TypeParam> twin;
   EXPECT_EQ(count_allocations([&] { twin.append(); }), 0u);
   EXPECT_EQ(count_allocations([&] { twin.attend(); }), 0u);
@@ -107,16 +106,113 @@ TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsAllocateNothing) {
   EXPECT_EQ(twin.cache_.num_tokens(), 300u);
 }
 
-TYPED_TEST(KVCacheTypedTest, TheCallsOnRowsAreNoexcept) {
-  using Cache = KVCache<TypeParam>;
-  using In = Rows<const TypeParam>;
-  using Out = Rows<AccumulatorOf<TypeParam>>;
+TYPED_TEST(KVCacheRowsTest, TheCallsOnRowsAreNoexcept) {
+  using Cache = KVCache<typename TypeParam::T>;
+  using In = Rows<const typename TypeParam::T>;
+  using Out = Rows<typename TypeParam::A>;
   std::byte* const scratch = nullptr;
   static_assert(noexcept(std::declval<Cache&>().append(In{}, In{}, scratch)));
   static_assert(noexcept(std::declval<const Cache&>().attend(In{}, Out{}, scratch)));
+  static_assert(noexcept(std::declval<const Cache&>().attend_partial(
+      In{}, polarquant::PartialRows<typename TypeParam::A>{}, scratch)));
   static_assert(noexcept(std::declval<const Cache&>().attention_scores(In{}, Out{}, scratch)));
   static_assert(noexcept(std::declval<const Cache&>().decode_keys(0, Out{}, scratch)));
   static_assert(noexcept(std::declval<const Cache&>().decode_values(0, Out{}, scratch)));
+}
+
+// ---- Room: an append on rows allocates nothing, and so fails where there is none ----
+
+template <typename Case>
+class KVCacheRoomTest : public testing::Test {
+ protected:
+  using T = typename Case::T;
+
+  // With a window, without, and with tokens that wait for a mean.
+  static std::vector<polarquant::KVCacheConfig> configs() {
+    using Family = typename Case::Family;
+    using polarquant::Centering;
+    return {make_config<Family>(), polarquant_test::segments_config<Family>(4, 40),
+            polarquant_test::segments_config<Family>(0, 0, Centering::kEstimated),
+            polarquant_test::segments_config<Family>(4, 40, Centering::kEstimated)};
+  }
+
+  // Fails, and changes nothing that can be seen.
+  void expect_no_room(KVCache<T>& cache, std::size_t count = 1) const {
+    const polarquant_test::CacheState<T> before(cache);
+    const std::size_t capacity = cache.capacity();
+    const std::size_t memory_bytes = cache.memory_bytes();
+    EXPECT_EQ(tokens_.append_on_rows(cache, 0, count).failure,
+              polarquant::EncodeFailure::kNoCapacity);
+    EXPECT_TRUE(polarquant_test::state_of(cache) == before);
+    EXPECT_EQ(cache.capacity(), capacity);
+    EXPECT_EQ(cache.memory_bytes(), memory_bytes);
+  }
+
+  // Reserves for `count` more, and then they fit.
+  void expect_room_after_reserve(KVCache<T>& cache, std::size_t count) const {
+    cache.reserve(cache.num_tokens() + count);
+    EXPECT_EQ(tokens_.append_on_rows(cache, 0, count).failure, polarquant::EncodeFailure::kNone);
+  }
+
+  const TokenRows<T> tokens_{make_config<typename Case::Family>(), 1100, 1};
+};
+TYPED_TEST_SUITE(KVCacheRoomTest, polarquant_test::CacheCases, );
+
+TYPED_TEST(KVCacheRoomTest, ThereIsNoneInAFreshCache) {
+  for (const auto& config : TestFixture::configs()) {
+    auto cache = make_cache<typename TypeParam::T>(config);
+    EXPECT_EQ(cache.capacity(), 0u);
+    this->expect_no_room(cache);
+    this->expect_no_room(cache, 600);
+    EXPECT_EQ(this->tokens_.append_on_rows(cache, 0, 0).failure,
+              polarquant::EncodeFailure::kNone);
+    this->expect_room_after_reserve(cache, 600);
+  }
+}
+
+TYPED_TEST(KVCacheRoomTest, ItEndsWithWhatWasReserved) {
+  for (const auto& config : TestFixture::configs()) {
+    auto cache = make_cache<typename TypeParam::T>(config);
+    cache.reserve(600);
+    EXPECT_EQ(this->tokens_.append_on_rows(cache, 0, 600).failure,
+              polarquant::EncodeFailure::kNone);
+    this->expect_no_room(cache, 1100);
+    this->expect_room_after_reserve(cache, 1100);
+  }
+}
+
+// 1,200 reserved, 300 held, a copy: both used to write into the same page.
+TYPED_TEST(KVCacheRoomTest, AfterACopyBothHaveNoneUntilTheyReserve) {
+  for (const auto& config : TestFixture::configs()) {
+    auto cache = make_cache<typename TypeParam::T>(config);
+    cache.reserve(1200);
+    this->tokens_.append_to(cache, 0, 300);
+    auto copy = cache.copy();
+    const polarquant_test::CacheState<typename TypeParam::T> before(cache);
+    // More than what a window can take before it encodes.
+    this->expect_no_room(cache, 64);
+    this->expect_no_room(copy, 64);
+    this->expect_room_after_reserve(copy, 64);
+    EXPECT_TRUE(polarquant_test::state_of(cache) == before);
+    this->expect_room_after_reserve(cache, 64);
+    EXPECT_TRUE(polarquant_test::state_of(cache) == polarquant_test::state_of(copy));
+  }
+}
+
+TYPED_TEST(KVCacheRoomTest, AfterLoadingThereIsNoneUntilItIsReserved) {
+  for (const auto& config : TestFixture::configs()) {
+    auto cache = make_cache<typename TypeParam::T>(config);
+    this->tokens_.append_to(cache, 0, 512 + (config.num_recent_tokens > 0 ? 0 : 4));
+    std::vector<std::byte> bytes(polarquant::saved_bytes(cache));
+    polarquant::save(cache, bytes.data(), bytes.size());
+    KVCache<typename TypeParam::T> loaded(config, cache.codec());
+    loaded.reserve(2000);
+    polarquant::load(bytes.data(), bytes.size(), loaded);
+    this->expect_no_room(loaded, 600);
+    this->expect_room_after_reserve(loaded, 600);
+    this->tokens_.append_to(cache, 0, 600);
+    EXPECT_TRUE(polarquant_test::state_of(cache) == polarquant_test::state_of(loaded));
+  }
 }
 
 }  // namespace

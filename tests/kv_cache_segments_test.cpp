@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <stdexcept>
@@ -11,7 +12,9 @@
 #include <vector>
 
 #include "count_allocations.hpp"
+#include "kv_cache_test_util.hpp"
 #include "plain_attention.hpp"
+#include "plain_cache.hpp"
 
 namespace {
 
@@ -23,63 +26,60 @@ using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::PolarFormat;
 using polarquant::RowMatrix;
-using polarquant_test::AccumulatorOf;
 using polarquant_test::attention_tolerance;
+using polarquant_test::CacheState;
 using polarquant_test::gaussian_matrix;
+using polarquant_test::make_cache;
 using polarquant_test::message_of;
 using polarquant_test::plain_attention;
+using polarquant_test::random_queries;
+using polarquant_test::segments_config;
+using polarquant_test::state_of;
+using polarquant_test::TokenRows;
 
 constexpr std::size_t kTile = kTileTokens;
 
-// Two KV heads, three query heads each; keys 40 wide, values 64.
-KVCacheConfig make_config(std::size_t num_sinks, std::size_t num_recent,
-                          FloatType exact_type = FloatType::kFloat32) {
-  KVCacheConfig config;
-  config.num_kv_heads = 2;
-  config.num_query_heads = 6;
-  config.key_format = PolarFormat::full_depth(40, 4.0);
-  config.value_format = PolarFormat::paper(64);
-  config.arithmetic = polarquant::Arithmetic::kExact;
-  config.centering = Centering::kNone;
-  config.num_sink_tokens = num_sinks;
-  config.num_recent_tokens = num_recent;
+KVCacheConfig config_of(std::size_t num_sinks, std::size_t num_recent,
+                        FloatType exact_type = FloatType::kFloat32) {
+  KVCacheConfig config = segments_config(num_sinks, num_recent);
   config.exact_type = exact_type;
   return config;
 }
 
-// Everything that a cache holds of its tokens: which are codes, the codes, the decoded rows.
-template <typename T>
-struct State {
-  explicit State(const KVCache<T>& cache) : num_encoded(cache.num_encoded_tokens()) {
-    for (int head = 0; head < cache.config().num_kv_heads; ++head) {
-      rows.push_back(cache.decode_keys(head));
-      rows.push_back(cache.decode_values(head));
-    }
-  }
-  bool operator==(const State& other) const {
-    return num_encoded == other.num_encoded && rows == other.rows;
-  }
-
-  std::size_t num_encoded;
-  std::vector<RowMatrix<AccumulatorOf<T>>> rows;
-};
-
-template <typename T>
+template <typename Case>
 class KVCacheSegmentsTest : public testing::Test {
  protected:
-  void append(KVCache<T>& cache, Index first, Index count) const {
-    cache.append(keys_.middleRows(first, count), values_.middleRows(first, count));
+  using T = typename Case::T;
+  using A = typename Case::A;
+  using Cache = KVCache<T>;
+
+  static KVCacheConfig config_of(std::size_t num_sinks, std::size_t num_recent,
+                                 FloatType exact_type = FloatType::kFloat32) {
+    KVCacheConfig config = segments_config<typename Case::Family>(num_sinks, num_recent);
+    config.exact_type = exact_type;
+    return config;
+  }
+  static Cache cache_of(std::size_t num_sinks, std::size_t num_recent,
+                        FloatType exact_type = FloatType::kFloat32) {
+    return make_cache<T>(config_of(num_sinks, num_recent, exact_type));
+  }
+  void append(Cache& cache, Index first, Index count) const {
+    tokens_.append_to(cache, first, count);
+  }
+  void expect_attention_of_decoded(const Cache& cache) const {
+    const RowMatrix<double> output = cache.attend(queries_).template cast<double>();
+    ASSERT_LE((output - plain_attention(cache, queries_)).cwiseAbs().maxCoeff(),
+              attention_tolerance<T>(48))
+        << cache.num_tokens() << " tokens";
   }
 
-  const RowMatrix<T> keys_ = gaussian_matrix<T>(700, 80, 1);
-  const RowMatrix<T> values_ = gaussian_matrix<T>(700, 128, 2);
-  const RowMatrix<T> queries_ = gaussian_matrix<T>(3, 240, 3);
+  const TokenRows<T> tokens_{config_of(0, 0), 700, 1};
+  const RowMatrix<T> queries_ = random_queries<T>(config_of(0, 0), 3);
 };
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(KVCacheSegmentsTest, ElementTypes, );  // clang++ wants the empty argument.
+TYPED_TEST_SUITE(KVCacheSegmentsTest, polarquant_test::CacheCases, );  // clang++ wants the empty argument.
 
 TYPED_TEST(KVCacheSegmentsTest, ATokenLeavesTheWindowInWholeTiles) {
-  KVCache<TypeParam> cache(make_config(4, 50));
+  auto cache = TestFixture::cache_of(4, 50);
   for (Index token = 0; token < 300; ++token) {
     this->append(cache, token, 1);
     const std::size_t behind_sinks =
@@ -90,11 +90,10 @@ TYPED_TEST(KVCacheSegmentsTest, ATokenLeavesTheWindowInWholeTiles) {
 }
 
 TYPED_TEST(KVCacheSegmentsTest, ExactTokensAreWhatCameIn) {
-  const FloatType own = std::is_same_v<TypeParam, double>        ? FloatType::kFloat64
-                        : std::is_same_v<TypeParam, float>       ? FloatType::kFloat32
-                        : std::is_same_v<TypeParam, Eigen::half> ? FloatType::kFloat16
-                                                                 : FloatType::kBFloat16;
-  KVCache<TypeParam> cache(make_config(5, 60, own));
+  // The type of the rows themselves is the default.
+  KVCacheConfig config = TestFixture::config_of(5, 60);
+  config.exact_type = {};
+  auto cache = make_cache<typename TypeParam::T>(config);
   this->append(cache, 0, 200);
   const std::size_t num_encoded = cache.num_encoded_tokens();
   ASSERT_EQ(num_encoded, 135 / kTile * kTile);
@@ -102,19 +101,19 @@ TYPED_TEST(KVCacheSegmentsTest, ExactTokensAreWhatCameIn) {
   const auto decoded_values = cache.decode_values(0);
   for (Index token = 0; token < 200; ++token) {
     const bool is_exact = token < 5 || token >= static_cast<Index>(5 + num_encoded);
-    const auto given = this->keys_.row(token).tail(40).template cast<AccumulatorOf<TypeParam>>();
+    const auto given = this->tokens_.keys.row(token).tail(32).template cast<typename TypeParam::A>();
     const auto given_value =
-        this->values_.row(token).head(64).template cast<AccumulatorOf<TypeParam>>();
+        this->tokens_.values.row(token).head(48).template cast<typename TypeParam::A>();
     EXPECT_EQ(decoded.row(token) == given, is_exact) << token;
     EXPECT_EQ(decoded_values.row(token) == given_value, is_exact) << token;
   }
 }
 
 TYPED_TEST(KVCacheSegmentsTest, Float16RowsAreWithinHalfAUnit) {
-  KVCache<TypeParam> cache(make_config(5, 60, FloatType::kFloat16));
+  auto cache = TestFixture::cache_of(5, 60, FloatType::kFloat16);
   this->append(cache, 0, 60);
   const RowMatrix<double> decoded = cache.decode_keys(0).template cast<double>();
-  const RowMatrix<double> given = this->keys_.topLeftCorner(60, 40).template cast<double>();
+  const RowMatrix<double> given = this->tokens_.keys.topLeftCorner(60, 32).template cast<double>();
   EXPECT_LE(((decoded - given).array() / given.array().abs().max(1e-4)).abs().maxCoeff(), 0x1p-11);
 }
 
@@ -122,30 +121,28 @@ TYPED_TEST(KVCacheSegmentsTest, AttentionIsThatOverAllTokens) {
   for (const FloatType type :
        {FloatType::kFloat16, FloatType::kBFloat16, FloatType::kFloat32, FloatType::kFloat64}) {
     for (const std::size_t num_recent : {0u, 1u, 33u, 128u, 600u}) {
-      KVCache<TypeParam> cache(make_config(num_recent % 5, num_recent, type));
+      auto cache = TestFixture::cache_of(num_recent % 5, num_recent, type);
       for (const Index count : {2, 40, 600, 3}) {
         this->append(cache, static_cast<Index>(cache.num_tokens()), count);
-        const RowMatrix<double> output = cache.attend(this->queries_).template cast<double>();
-        const RowMatrix<double> expected = plain_attention(cache, this->queries_);
-        ASSERT_LE((output - expected).cwiseAbs().maxCoeff(), attention_tolerance<TypeParam>(64))
-            << num_recent << " recent of " << cache.num_tokens();
+        this->expect_attention_of_decoded(cache);
+        if (this->HasFailure()) FAIL() << num_recent << " recent";
       }
     }
   }
 }
 
 TYPED_TEST(KVCacheSegmentsTest, ScoresAreThoseOfAllTokens) {
-  KVCache<TypeParam> cache(make_config(3, 40));
+  auto cache = TestFixture::cache_of(3, 40);
   this->append(cache, 0, 650);
   const RowMatrix<double> scores = cache.attention_scores(this->queries_).template cast<double>();
   for (Index head = 0; head < 6; ++head) {
     const RowMatrix<double> keys =
         cache.decode_keys(static_cast<int>(head / 3)).template cast<double>();
     const RowMatrix<double> expected =
-        this->queries_.middleCols(head * 40, 40).template cast<double>() * keys.transpose();
+        this->queries_.middleCols(head * 32, 32).template cast<double>() * keys.transpose();
     for (Index query = 0; query < 3; ++query) {
       EXPECT_LE((scores.row(query * 6 + head) - expected.row(query)).cwiseAbs().maxCoeff(),
-                40 * attention_tolerance<TypeParam>(1));
+                40 * attention_tolerance<typename TypeParam::T>(1));
     }
   }
 }
@@ -153,17 +150,18 @@ TYPED_TEST(KVCacheSegmentsTest, ScoresAreThoseOfAllTokens) {
 TYPED_TEST(KVCacheSegmentsTest, AppendInPiecesIsAppendAtOnce) {
   for (const Centering centering : {Centering::kNone, Centering::kEstimated}) {
     for (const std::size_t num_recent : {0u, 5u, 100u}) {
-      KVCacheConfig config = make_config(3, num_recent, FloatType::kFloat16);
+      KVCacheConfig config = TestFixture::config_of(3, num_recent, FloatType::kFloat16);
       config.centering = centering;
       config.num_centering_tokens = 50;
-      KVCache<TypeParam> whole(config), pieces(config), single(config);
+      typename TestFixture::Cache whole = make_cache<typename TypeParam::T>(config);
+      typename TestFixture::Cache pieces(config, whole.codec()), single(config, whole.codec());
       this->append(whole, 0, 400);
       for (const Index count : {0, 1, 1, 29, 32, 33, 65, 1, 150, 88}) {
         this->append(pieces, static_cast<Index>(pieces.num_tokens()), count);
       }
       for (Index token = 0; token < 400; ++token) this->append(single, token, 1);
-      EXPECT_TRUE(State<TypeParam>(pieces) == State<TypeParam>(whole));
-      EXPECT_TRUE(State<TypeParam>(single) == State<TypeParam>(whole));
+      EXPECT_TRUE(state_of(pieces) == state_of(whole));
+      EXPECT_TRUE(state_of(single) == state_of(whole));
       EXPECT_EQ(single.attend(this->queries_), whole.attend(this->queries_));
     }
   }
@@ -171,7 +169,7 @@ TYPED_TEST(KVCacheSegmentsTest, AppendInPiecesIsAppendAtOnce) {
 
 // Encoded tokens keep their bytes whatever comes later.
 TYPED_TEST(KVCacheSegmentsTest, ATokenIsEncodedOnce) {
-  KVCache<TypeParam> cache(make_config(2, 20));
+  auto cache = TestFixture::cache_of(2, 20);
   std::vector<std::vector<std::byte>> codes;
   for (Index token = 0; token < 300; ++token) {
     this->append(cache, token, 1);
@@ -184,8 +182,8 @@ TYPED_TEST(KVCacheSegmentsTest, ATokenIsEncodedOnce) {
 }
 
 TYPED_TEST(KVCacheSegmentsTest, WithFullPrecisionTheCodesAreThoseOfAFullyEncodedCache) {
-  KVCache<TypeParam> windowed(make_config(0, 64, FloatType::kFloat64));
-  KVCache<TypeParam> plain(make_config(0, 0));
+  auto windowed = TestFixture::cache_of(0, 64, FloatType::kFloat64);
+  auto plain = TestFixture::cache_of(0, 0);
   this->append(windowed, 0, 500);
   this->append(plain, 0, 500);
   ASSERT_GT(windowed.num_encoded_tokens(), 400u);
@@ -197,71 +195,109 @@ TYPED_TEST(KVCacheSegmentsTest, WithFullPrecisionTheCodesAreThoseOfAFullyEncoded
 // Into the window, to its edge, into the codes, into the sinks; then the window fills again.
 TYPED_TEST(KVCacheSegmentsTest, TruncateIsExactEverywhere) {
   for (const Index kept : {0, 2, 3, 4, 34, 35, 40, 99, 163, 164, 170, 199, 200}) {
-    KVCache<TypeParam> cache(make_config(3, 40));
+    auto cache = TestFixture::cache_of(3, 40);
     this->append(cache, 0, 200);
-    const State<TypeParam> before(cache);
+    const CacheState<typename TypeParam::T> before(cache);
     cache.truncate(static_cast<std::size_t>(kept));
-    const State<TypeParam> after(cache);
+    const CacheState<typename TypeParam::T> after(cache);
     for (std::size_t i = 0; i < before.rows.size(); ++i) {
       EXPECT_EQ(after.rows[i], before.rows[i].topRows(kept)) << kept;
     }
     for (Index token = 200; token < 420; ++token) this->append(cache, token, 1);
-    KVCache<TypeParam> at_once(make_config(3, 40));
+    auto at_once = TestFixture::cache_of(3, 40);
     this->append(at_once, 0, 200);
     at_once.truncate(static_cast<std::size_t>(kept));
     this->append(at_once, 200, 220);
-    EXPECT_TRUE(State<TypeParam>(cache) == State<TypeParam>(at_once)) << kept;
+    EXPECT_TRUE(state_of(cache) == state_of(at_once)) << kept;
     const std::size_t num_recent = cache.num_tokens() -
                                    std::min<std::size_t>(3, cache.num_tokens()) -
                                    cache.num_encoded_tokens();
     EXPECT_GE(num_recent, 40u) << kept;
     EXPECT_LT(num_recent, 40u + kTile) << kept;
-    EXPECT_LE((cache.attend(this->queries_).template cast<double>() -
-               plain_attention(cache, this->queries_))
-                  .cwiseAbs()
-                  .maxCoeff(),
-              attention_tolerance<TypeParam>(64));
+    this->expect_attention_of_decoded(cache);
   }
 }
 
 TYPED_TEST(KVCacheSegmentsTest, GeneratedTokensCanStayExact) {
-  KVCache<TypeParam> cache(make_config(0, KVCacheConfig::kAllTokens));
+  auto cache = TestFixture::cache_of(0, KVCacheConfig::kAllTokens);
   this->append(cache, 0, 300);  // The prompt.
   EXPECT_EQ(cache.num_encoded_tokens(), 0u);
   cache.encode_recent();
   EXPECT_EQ(cache.num_encoded_tokens(), 300u);
   this->append(cache, 300, 250);
   EXPECT_EQ(cache.num_encoded_tokens(), 300u);
-  EXPECT_LE((cache.attend(this->queries_).template cast<double>() -
-             plain_attention(cache, this->queries_))
-                .cwiseAbs()
-                .maxCoeff(),
-            attention_tolerance<TypeParam>(64));
+  this->expect_attention_of_decoded(cache);
   cache.encode_recent(7);
   EXPECT_EQ(cache.num_encoded_tokens(), 543u);
   cache.encode_recent(7);
   EXPECT_EQ(cache.num_encoded_tokens(), 543u);
 }
 
+// Speculative decoding without a loss: while drafts come and go, nothing is encoded, and what was
+// accepted is encoded when it has been.
+TYPED_TEST(KVCacheSegmentsTest, DraftsLeaveNothingBehindIfEncodingWaitsForThem) {
+  polarquant::Random random(31);
+  for (const Centering centering : {Centering::kNone, Centering::kEstimated}) {
+    KVCacheConfig config = TestFixture::config_of(4, KVCacheConfig::kAllTokens);
+    config.centering = centering;
+    config.num_centering_tokens = 50;
+    auto drafted = make_cache<typename TypeParam::T>(config);
+    auto plain = make_cache<typename TypeParam::T>(config);
+    const auto accept = [](auto& cache) {
+      const std::size_t num_kept = 40;
+      const std::size_t num_exact = cache.num_tokens() - cache.num_encoded_tokens();
+      if (num_exact >= 4 + num_kept + kTile) cache.encode_recent(num_kept);
+    };
+    // The mean is that of the first tokens that come, drafts or not: it is known from the prompt.
+    for (auto* const cache : {&drafted, &plain}) this->append(*cache, 0, 60);
+    for (Index token = 60; token + 8 < 400;) {
+      // Eight drafts, of which some are right.
+      const int num_right = polarquant_test::random_int(random, 0, 8);
+      this->append(drafted, token, num_right);
+      const Index num_wrong = 8 - num_right;
+      drafted.append(this->tokens_.keys.middleRows(500 + token / 4, num_wrong),
+                     this->tokens_.values.middleRows(500 + token / 4, num_wrong));
+      drafted.truncate(static_cast<std::size_t>(token + num_right));
+      for (Index i = 0; i < num_right; ++i) this->append(plain, token + i, 1);
+      accept(drafted);
+      accept(plain);
+      token += num_right;
+      ASSERT_EQ(drafted.num_encoded_tokens(), plain.num_encoded_tokens());
+    }
+    EXPECT_GT(plain.num_encoded_tokens(), 300u);
+    EXPECT_TRUE(state_of(drafted) == state_of(plain));
+    EXPECT_EQ(drafted.attend(this->queries_), plain.attend(this->queries_));
+  }
+}
+
 TYPED_TEST(KVCacheSegmentsTest, CallsOnRowsAllocateNothing) {
-  KVCacheConfig config = make_config(3, 40, FloatType::kFloat16);
+  using A = typename TypeParam::A;
+  KVCacheConfig config = TestFixture::config_of(3, 40, FloatType::kFloat16);
   config.centering = Centering::kEstimated;
   config.num_centering_tokens = 100;
-  KVCache<TypeParam> cache(config);
+  auto cache = make_cache<typename TypeParam::T>(config);
   cache.reserve(700);
   ASSERT_GE(cache.capacity(), 700u);
   polarquant_test::GuardedBytes scratch(cache.scratch_bytes());
-  RowMatrix<AccumulatorOf<TypeParam>> output(3, 384);
+  RowMatrix<A> output(3, 288);
+  const auto keys = TokenRows<typename TypeParam::T>::rows_of(this->tokens_.keys);
+  const auto values = TokenRows<typename TypeParam::T>::rows_of(this->tokens_.values);
+  std::size_t num_failures = 0;
+  const auto append = [&](std::size_t first, std::size_t count) {
+    num_failures += cache.append(keys.block(first, count), values.block(first, count),
+                                 scratch.data())
+                        .failure != polarquant::EncodeFailure::kNone;
+  };
   const std::size_t count = polarquant_test::count_allocations([&] {
     for (std::size_t token = 0; token < 700; token += 7) {
-      cache.append({this->keys_.data() + token * 80, 7, 80},
-                   {this->values_.data() + token * 128, 7, 128}, scratch.data());
-      cache.attend({this->queries_.data(), 3, 240}, {output.data(), 3, 384}, scratch.data());
+      append(token, 7);
+      cache.attend({this->queries_.data(), 3, 192}, {output.data(), 3, 288}, scratch.data());
     }
     cache.clear();
-    cache.append({this->keys_.data(), 700, 80}, {this->values_.data(), 700, 128}, scratch.data());
+    append(0, 700);
   });
   EXPECT_EQ(count, 0u);
+  EXPECT_EQ(num_failures, 0u);
   EXPECT_EQ(cache.num_tokens(), 700u);
   EXPECT_TRUE(scratch.guard_is_intact());
 }
@@ -271,15 +307,15 @@ TYPED_TEST(KVCacheSegmentsTest, CallsOnRowsAllocateNothing) {
 TEST(KVCacheSegmentsFailureTest, NothingIsAppendedIfATokenCannotBe) {
   for (const std::size_t num_recent : {0u, 40u}) {
     for (const Centering centering : {Centering::kNone, Centering::kEstimated}) {
-      KVCacheConfig config = make_config(3, num_recent, FloatType::kFloat16);
+      KVCacheConfig config = config_of(3, num_recent, FloatType::kFloat16);
       config.centering = centering;
       config.num_centering_tokens = 64;
       KVCache<float> cache(config);
-      const RowMatrix<float> keys = gaussian_matrix<float>(300, 80, 1);
-      RowMatrix<float> values = gaussian_matrix<float>(300, 128, 2);
+      const RowMatrix<float> keys = gaussian_matrix<float>(300, 64, 1);
+      RowMatrix<float> values = gaussian_matrix<float>(300, 96, 2);
       for (const Index first : {0, 1, 30, 100}) {
         cache.append(keys.topRows(first), values.topRows(first));
-        const State<float> before(cache);
+        const CacheState<float> before(cache);
         const std::size_t num_tokens = cache.num_tokens();
         for (const Index bad : {2, 30, 90, 270}) {
           RowMatrix<float> bad_values = values;
@@ -291,7 +327,7 @@ TEST(KVCacheSegmentsFailureTest, NothingIsAppendedIfATokenCannotBe) {
                                    ", KV head 1 has a NaN or an infinity";
           EXPECT_NE(message.find(name), std::string::npos) << message;
           EXPECT_EQ(cache.num_tokens(), num_tokens);
-          EXPECT_TRUE(State<float>(cache) == before) << num_recent << " " << first << " " << bad;
+          EXPECT_TRUE(state_of(cache) == before) << num_recent << " " << first << " " << bad;
         }
       }
     }
@@ -299,11 +335,11 @@ TEST(KVCacheSegmentsFailureTest, NothingIsAppendedIfATokenCannotBe) {
 }
 
 TEST(KVCacheSegmentsFailureTest, NumbersBeyondTheExactTypeAreRefused) {
-  KVCache<float> cache(make_config(0, 40, FloatType::kFloat16));
-  RowMatrix<float> keys = gaussian_matrix<float>(3, 80, 1);
+  KVCache<float> cache(config_of(0, 40, FloatType::kFloat16));
+  RowMatrix<float> keys = gaussian_matrix<float>(3, 64, 1);
   keys(1, 50) = 7e4f;
   const std::string message = message_of<std::invalid_argument>(
-      [&] { cache.append(keys, gaussian_matrix<float>(3, 128, 2)); });
+      [&] { cache.append(keys, gaussian_matrix<float>(3, 96, 2)); });
   EXPECT_NE(message.find("the key of token 1, KV head 1 is beyond the range of float16"),
             std::string::npos)
       << message;
@@ -312,15 +348,17 @@ TEST(KVCacheSegmentsFailureTest, NumbersBeyondTheExactTypeAreRefused) {
 
 // What is encoded later must not fail later.
 TEST(KVCacheSegmentsFailureTest, RadiiThatCouldOverflowLaterAreRefusedNow) {
-  KVCacheConfig config = make_config(0, 40, FloatType::kFloat32);
-  config.value_format.radius_type = FloatType::kFloat16;
+  KVCacheConfig config = config_of(0, 40, FloatType::kFloat32);
+  PolarFormat format = PolarFormat::paper(48);
+  format.radius_type = FloatType::kFloat16;
+  config.value_format = format;
   KVCache<float> cache(config);
-  const RowMatrix<float> keys = gaussian_matrix<float>(100, 80, 1);
-  RowMatrix<float> values = gaussian_matrix<float>(100, 128, 2);
-  values.row(60).head(64).setConstant(1000.0f);  // Norm 8000, below 65504 / 8.
+  const RowMatrix<float> keys = gaussian_matrix<float>(100, 64, 1);
+  RowMatrix<float> values = gaussian_matrix<float>(100, 96, 2);
+  values.row(60).head(48).setConstant(1180.0f);  // Norm 8175, below 65504 / 8.
   cache.append(keys, values);
   EXPECT_EQ(cache.num_encoded_tokens(), 100u - 40u - (100u - 40u) % kTile);
-  values.row(60).head(64).setConstant(1030.0f);
+  values.row(60).head(48).setConstant(1190.0f);
   const std::string message =
       message_of<std::invalid_argument>([&] { cache.append(keys, values); });
   EXPECT_NE(message.find("the value of token 160, KV head 0 is beyond the range of float16"),
@@ -329,9 +367,38 @@ TEST(KVCacheSegmentsFailureTest, RadiiThatCouldOverflowLaterAreRefusedNow) {
   EXPECT_EQ(cache.num_tokens(), 100u);
 }
 
+// A mean that is given makes small rows large; those near it are encoded from what is left.
+TEST(KVCacheSegmentsFailureTest, WhatIsEncodedLaterIsCheckedLessTheGivenMean) {
+  KVCacheConfig config = config_of(0, 32);
+  PolarFormat format = PolarFormat::paper(32);
+  format.radius_type = FloatType::kFloat16;
+  config.key_format = format;
+  config.centering = Centering::kGiven;
+  config.key_mean.assign(64, 20000.0f);
+  KVCache<float> cache(config);
+  const TokenRows<float> tokens(config, 160, 1);
+  const std::string message =
+      message_of<std::invalid_argument>([&] { tokens.append_to(cache, 0, 160); });
+  EXPECT_NE(message.find("the key of token 0, KV head 0 is beyond the range of float16"),
+            std::string::npos)
+      << message;
+  EXPECT_EQ(cache.num_tokens(), 0u);
+  cache.reserve(160);
+  const polarquant::AppendResult result = tokens.append_on_rows(cache, 0, 160);
+  EXPECT_EQ(result.failure, polarquant::EncodeFailure::kOutOfRange);
+  EXPECT_EQ(result.type, FloatType::kFloat16);
+  EXPECT_EQ(result.side, polarquant::Side::kKeys);
+  EXPECT_EQ(cache.num_tokens(), 0u);
+  const RowMatrix<float> near_mean = tokens.keys.array() + 20000.0f;
+  cache.append(near_mean, tokens.values);
+  EXPECT_EQ(cache.num_encoded_tokens(), 128u);
+  EXPECT_LT((cache.decode_keys(1) - near_mean.rightCols(32)).norm() / std::sqrt(160.0f * 32.0f),
+            0.5f);
+}
+
 TEST(KVCacheSegmentsFailureTest, ExactTokensHaveNoCode) {
-  KVCache<float> cache(make_config(2, 40));
-  cache.append(gaussian_matrix<float>(150, 80, 1), gaussian_matrix<float>(150, 128, 2));
+  KVCache<float> cache(config_of(2, 40));
+  cache.append(gaussian_matrix<float>(150, 64, 1), gaussian_matrix<float>(150, 96, 2));
   for (const std::size_t token : {std::size_t{0}, std::size_t{1}, std::size_t{149}}) {
     const std::string message =
         message_of<std::invalid_argument>([&] { cache.key_code(0, token); });
@@ -345,44 +412,44 @@ TEST(KVCacheSegmentsFailureTest, ExactTokensHaveNoCode) {
 
 TEST(KVCacheSegmentsMemoryTest, ShrinkGivesBackAndChangesNothing) {
   for (const std::size_t num_recent : {0u, 40u}) {
-    KVCacheConfig config = make_config(3, num_recent, FloatType::kFloat16);
+    KVCacheConfig config = config_of(3, num_recent, FloatType::kFloat16);
     config.centering = Centering::kEstimated;
     config.num_centering_tokens = 64;
     KVCache<float> cache(config);
     cache.reserve(5000);
-    const RowMatrix<float> keys = gaussian_matrix<float>(300, 80, 1);
-    const RowMatrix<float> values = gaussian_matrix<float>(300, 128, 2);
+    const RowMatrix<float> keys = gaussian_matrix<float>(300, 64, 1);
+    const RowMatrix<float> values = gaussian_matrix<float>(300, 96, 2);
     cache.append(keys, values);
-    const State<float> before(cache);
+    const CacheState<float> before(cache);
     const std::size_t bytes = cache.memory_bytes();
     cache.shrink();
     EXPECT_LT(cache.memory_bytes(), bytes / 2);
-    EXPECT_TRUE(State<float>(cache) == before);
+    EXPECT_TRUE(state_of(cache) == before);
     EXPECT_GE(cache.capacity(), 300u);
     cache.append(keys, values);
     KVCache<float> unshrunk(config);
     unshrunk.append(keys, values);
     unshrunk.append(keys, values);
-    EXPECT_TRUE(State<float>(cache) == State<float>(unshrunk));
+    EXPECT_TRUE(state_of(cache) == state_of(unshrunk));
     cache.clear();
     cache.shrink();
     EXPECT_EQ(cache.num_tokens(), 0u);
     EXPECT_LE(cache.memory_bytes(), KVCache<float>(config).memory_bytes() + 64);
     cache.append(keys, values);
-    EXPECT_TRUE(State<float>(cache) == before);
+    EXPECT_TRUE(state_of(cache) == before);
   }
 }
 
 // The window is memory too: m + 2 tiles of rows, whatever the length.
 TEST(KVCacheSegmentsMemoryTest, TheExactRowsAreCounted) {
-  KVCache<float> plain(make_config(0, 0));
-  KVCache<float> windowed(make_config(4, 128, FloatType::kFloat16));
+  KVCache<float> plain(config_of(0, 0));
+  KVCache<float> windowed(config_of(4, 128, FloatType::kFloat16));
   plain.reserve(20000);
   windowed.reserve(20000);
   const std::size_t rows = 4 + (128 + 2 * kTile);
-  const std::size_t row_bytes = 2 * 2 * (48 + 64);  // Two heads, 16 bits; 40 is padded to 48.
+  const std::size_t row_bytes = 2 * 2 * (32 + 48);  // Two heads, 16 bits.
   // Two heads, keys and values; each page has a cache line and a pointer beside its codes.
-  const std::size_t page_bytes = 2 * (polarquant::detail::kPageTokens * (20 + 31) + 2 * (64 + 8));
+  const std::size_t page_bytes = 2 * (polarquant::detail::kPageTokens * (17 + 24) + 2 * (64 + 8));
   EXPECT_LE(windowed.memory_bytes(), plain.memory_bytes() + rows * row_bytes);
   EXPECT_GE(windowed.memory_bytes() + page_bytes, plain.memory_bytes() + rows * row_bytes);
 }

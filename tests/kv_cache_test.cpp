@@ -23,7 +23,10 @@ using polarquant_test::all_codes;
 using polarquant_test::filled_cache;
 using polarquant_test::gaussian_matrix;
 using polarquant_test::GuardedBytes;
+using polarquant_test::make_cache;
 using polarquant_test::make_config;
+using polarquant_test::random_queries;
+using polarquant_test::TokenRows;
 
 // ---- The README's first example, statement for statement ----
 
@@ -64,71 +67,38 @@ TEST(KVCacheContractTest, TheFirstExampleRunsAsPrinted) {
 
 // ---- Storage ----
 
-template <typename T>
-class KVCacheTypedTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(KVCacheTypedTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+template <typename Case>
+class KVCacheTypedTest : public testing::Test {
+ protected:
+  using T = typename Case::T;
+  static KVCache<T> empty_cache() { return make_cache<T>(make_config<typename Case::Family>()); }
+
+  const TokenRows<T> tokens_{make_config(), 600, 1};
+  const RowMatrix<T> queries_ = random_queries<T>(make_config(), 3);
+};
+TYPED_TEST_SUITE(KVCacheTypedTest, polarquant_test::CacheCases, );  // clang++ wants the empty one.
 
 // The cache's bytes are the codec's, so that a code can move between the two.
-TYPED_TEST(KVCacheTypedTest, CodesAreThoseOfTheCodec) {
-  const KVCache<TypeParam> cache = filled_cache<TypeParam>(37);
-  const RowMatrix<TypeParam> values = gaussian_matrix<TypeParam>(37, 96, 2);
-  const polarquant::PolarCodec<TypeParam>& codec = cache.codec()->values;
-  GuardedBytes scratch(codec.scratch_bytes());
-  std::vector<std::byte> code(codec.bytes_per_vector());
-  for (const Index token : {0, 31, 32, 36}) {
-    for (const int head : {0, 1}) {
-      codec.encode({values.data() + token * 96 + head * 48, 1, 96}, {code.data(), 1, code.size()},
-                   scratch.data());
+TYPED_TEST(KVCacheTypedTest, CodesAndRowsAreThoseOfTheCodec) {
+  auto cache = TestFixture::empty_cache();
+  this->tokens_.append_to(cache, 0, 37);
+  const auto& keys = cache.codec()->keys();
+  const auto& values = cache.codec()->values();
+  GuardedBytes scratch(values.scratch_bytes());
+  std::vector<std::byte> code(values.bytes_per_vector());
+  for (const int head : {0, 1}) {
+    for (const Index token : {0, 31, 32, 36}) {
+      const auto* const row = this->tokens_.values.row(token).data() + head * 48;
+      const polarquant::Rows<const typename TypeParam::T> given = {row, 1, 48};
+      EXPECT_EQ(
+          values.encode(given, {code.data(), 1, code.size()}, scratch.data()).num_encoded, 1u);
       EXPECT_EQ(cache.value_code(head, static_cast<std::size_t>(token)), code);
     }
-  }
-}
-
-TYPED_TEST(KVCacheTypedTest, AppendInPiecesIsAppendAtOnceByteForByte) {
-  const RowMatrix<TypeParam> keys = gaussian_matrix<TypeParam>(600, 64, 1);
-  const RowMatrix<TypeParam> values = gaussian_matrix<TypeParam>(600, 96, 2);
-  KVCache<TypeParam> whole(make_config()), pieces(make_config());
-  whole.append(keys, values);
-  Index first = 0;
-  for (const Index count : {0, 1, 1, 29, 32, 33, 65, 1, 350, 88}) {
-    pieces.append(keys.middleRows(first, count), values.middleRows(first, count));
-    first += count;
-  }
-  ASSERT_EQ(first, 600);
-  EXPECT_EQ(all_codes(pieces), all_codes(whole));
-  const RowMatrix<TypeParam> queries = gaussian_matrix<TypeParam>(3, 192, 3);
-  EXPECT_EQ(pieces.attend(queries), whole.attend(queries));
-}
-
-TYPED_TEST(KVCacheTypedTest, TruncateThenAppendIsNeverHavingAppended) {
-  const RowMatrix<TypeParam> keys = gaussian_matrix<TypeParam>(600, 64, 1);
-  const RowMatrix<TypeParam> values = gaussian_matrix<TypeParam>(600, 96, 2);
-  const RowMatrix<TypeParam> other_keys = gaussian_matrix<TypeParam>(50, 64, 5);
-  const RowMatrix<TypeParam> other_values = gaussian_matrix<TypeParam>(50, 96, 6);
-  const RowMatrix<TypeParam> queries = gaussian_matrix<TypeParam>(3, 192, 3);
-  for (const Index kept : {0, 1, 31, 32, 33, 512, 550, 600}) {
-    KVCache<TypeParam> truncated(make_config()), direct(make_config());
-    truncated.append(keys, values);
-    truncated.truncate(static_cast<std::size_t>(kept));
-    EXPECT_EQ(truncated.num_tokens(), static_cast<std::size_t>(kept));
-    truncated.append(other_keys, other_values);
-    direct.append(keys.topRows(kept), values.topRows(kept));
-    direct.append(other_keys, other_values);
-    EXPECT_EQ(all_codes(truncated), all_codes(direct)) << kept;
-    EXPECT_EQ(truncated.attend(queries), direct.attend(queries)) << kept;
-  }
-}
-
-TYPED_TEST(KVCacheTypedTest, DecodeGivesTheRowsOfTheCodec) {
-  const KVCache<TypeParam> cache = filled_cache<TypeParam>(37);
-  const polarquant::PolarCodec<TypeParam>& codec = cache.codec()->keys;
-  for (const int head : {0, 1}) {
     const auto decoded = cache.decode_keys(head);
     ASSERT_EQ(decoded.rows(), 37);
     ASSERT_EQ(decoded.cols(), 32);
     for (std::size_t token = 0; token < 37; ++token) {
-      const auto expected = polarquant_test::decode_rows(codec, cache.key_code(head, token));
+      const auto expected = polarquant_test::decode_rows(keys, cache.key_code(head, token));
       for (std::size_t i = 0; i < 32; ++i) {
         EXPECT_NEAR(decoded(static_cast<Index>(token), static_cast<Index>(i)), expected[i], 2e-6);
       }
@@ -136,8 +106,75 @@ TYPED_TEST(KVCacheTypedTest, DecodeGivesTheRowsOfTheCodec) {
   }
 }
 
+TYPED_TEST(KVCacheTypedTest, AppendInPiecesIsAppendAtOnceByteForByte) {
+  auto whole = TestFixture::empty_cache(), pieces = TestFixture::empty_cache();
+  this->tokens_.append_to(whole, 0, 600);
+  Index first = 0;
+  for (const Index count : {0, 1, 1, 29, 32, 33, 65, 1, 350, 88}) {
+    this->tokens_.append_to(pieces, first, count);
+    first += count;
+  }
+  ASSERT_EQ(first, 600);
+  EXPECT_EQ(all_codes(pieces), all_codes(whole));
+  EXPECT_EQ(pieces.attend(this->queries_), whole.attend(this->queries_));
+}
+
+TYPED_TEST(KVCacheTypedTest, TruncateThenAppendIsNeverHavingAppended) {
+  for (const Index kept : {0, 1, 31, 32, 33, 512, 550, 600}) {
+    auto truncated = TestFixture::empty_cache(), direct = TestFixture::empty_cache();
+    this->tokens_.append_to(truncated, 0, 600);
+    truncated.truncate(static_cast<std::size_t>(kept));
+    EXPECT_EQ(truncated.num_tokens(), static_cast<std::size_t>(kept));
+    this->tokens_.append_to(direct, 0, kept);
+    for (auto* const cache : {&truncated, &direct}) polarquant_test::append_random(*cache, 50, 5);
+    EXPECT_EQ(all_codes(truncated), all_codes(direct)) << kept;
+    EXPECT_EQ(truncated.attend(this->queries_), direct.attend(this->queries_)) << kept;
+  }
+}
+
+// ---- Equal values of another type ----
+
+// Values that a 16-bit type holds, given to a float cache as well: the same codes, whatever is
+// subtracted before. Rows once were rounded back to 16 bits when they were less the mean.
+template <typename T>
+class KVCacheEqualValuesTest : public testing::Test {};
+using SixteenBitTypes = testing::Types<Eigen::half, Eigen::bfloat16>;
+TYPED_TEST_SUITE(KVCacheEqualValuesTest, SixteenBitTypes, );
+
+TYPED_TEST(KVCacheEqualValuesTest, GiveEqualCodes) {
+  using polarquant::Centering;
+  for (const auto centering : {Centering::kNone, Centering::kGiven, Centering::kEstimated}) {
+    for (const std::size_t num_recent : {std::size_t{0}, std::size_t{40}}) {
+      for (const bool is_plain : {false, true}) {
+        KVCacheConfig config =
+            is_plain ? polarquant_test::segments_config<polarquant_test::Plain8BitFamily>(
+                           0, num_recent, centering)
+                     : polarquant_test::segments_config(0, num_recent, centering);
+        config.exact_type = {};  // that of each
+        auto cache = make_cache<TypeParam>(config);
+        auto floats = make_cache<float>(config);
+        TokenRows<TypeParam> tokens(config, 400, 1);
+        // A mean of its own in every column, as a model's keys have.
+        tokens.keys.array().rowwise() += tokens.keys.row(0).array() * TypeParam(3.0f);
+        tokens.append_to(cache, 0, 400);
+        floats.append(tokens.keys.template cast<float>(), tokens.values.template cast<float>());
+        ASSERT_EQ(cache.num_encoded_tokens(), floats.num_encoded_tokens());
+        ASSERT_GE(cache.num_encoded_tokens(), 352u);
+        const std::size_t end = cache.num_encoded_tokens();
+        for (const int head : {0, 1}) {
+          EXPECT_EQ(cache.key_mean(head), floats.key_mean(head));
+          for (std::size_t token = 0; token < end; ++token) {
+            ASSERT_EQ(cache.key_code(head, token), floats.key_code(head, token)) << token;
+            ASSERT_EQ(cache.value_code(head, token), floats.value_code(head, token)) << token;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(KVCacheTest, AFreshCacheIsEmpty) {
-  const KVCache<float> cache(make_config());
+  const KVCache<float> cache = make_cache<float>(make_config());
   EXPECT_EQ(cache.num_tokens(), 0u);
   EXPECT_EQ(cache.capacity(), 0u);
   EXPECT_EQ(cache.decode_keys(0).rows(), 0);
@@ -145,7 +182,7 @@ TEST(KVCacheTest, AFreshCacheIsEmpty) {
 }
 
 TEST(KVCacheTest, AppendOfNoTokensChangesNothing) {
-  KVCache<float> cache(make_config());
+  KVCache<float> cache = make_cache<float>(make_config());
   const std::size_t bytes = cache.memory_bytes();
   cache.append(RowMatrix<float>(0, 64), RowMatrix<float>(0, 96));
   EXPECT_EQ(cache.num_tokens(), 0u);
@@ -168,7 +205,9 @@ TEST(KVCacheTest, BytesPerTokenAreTheCodesOfAllHeads) {
 }
 
 TEST(KVCacheTest, EqualSeedsGiveEqualCaches) {
-  EXPECT_EQ(all_codes(filled_cache<float>(20)), all_codes(filled_cache<float>(20)));
+  KVCache<float> other(make_config());
+  polarquant_test::append_random(other, 20, 1);
+  EXPECT_EQ(all_codes(other), all_codes(filled_cache<float>(20)));
 }
 
 // ---- Arguments without a copy ----
@@ -214,7 +253,7 @@ TEST(KVCacheTest, CachesOfOneCodecHoldNoRotationOfTheirOwn) {
   KVCache<float> first(make_config(), codec), second(make_config(), codec);
   EXPECT_EQ(first.codec().get(), codec.get());
   EXPECT_EQ(second.codec().get(), codec.get());
-  first.append(gaussian_matrix<float>(20, 64, 1), gaussian_matrix<float>(20, 96, 2));
+  polarquant_test::append_random(first, 20, 1);
   EXPECT_EQ(second.num_tokens(), 0u);
   EXPECT_EQ(all_codes(first), all_codes(filled_cache<float>(20)));
 }
@@ -222,14 +261,14 @@ TEST(KVCacheTest, CachesOfOneCodecHoldNoRotationOfTheirOwn) {
 TEST(KVCacheTest, TheCodecOfACacheServesAnother) {
   const KVCache<float> first = filled_cache<float>(20);
   KVCache<float> second(make_config(), first.codec());
-  second.append(gaussian_matrix<float>(20, 64, 1), gaussian_matrix<float>(20, 96, 2));
+  polarquant_test::append_random(second, 20, 1);
   EXPECT_EQ(all_codes(second), all_codes(first));
 }
 
 TEST(KVCacheTest, ASharedCodecOutlivesItsCaches) {
   std::shared_ptr<const polarquant::KVCodec<float>> codec;
   {
-    const KVCache<float> cache = filled_cache<float>(20);
+    const KVCache<float> cache(make_config());
     codec = cache.codec();
   }
   EXPECT_EQ(codec->keys().head_dim(), 32u);
@@ -242,7 +281,7 @@ TEST(KVCacheTest, MovingKeepsEverything) {
   static_assert(!std::is_copy_constructible_v<KVCache<float>>);
   KVCache<float> cache = filled_cache<float>(300);
   const std::vector<std::byte> codes = all_codes(cache);
-  const RowMatrix<float> queries = gaussian_matrix<float>(3, 192, 3);
+  const RowMatrix<float> queries = random_queries<float>(make_config(), 3);
   const RowMatrix<float> output = cache.attend(queries);
   KVCache<float> constructed(std::move(cache));
   EXPECT_EQ(all_codes(constructed), codes);
@@ -250,7 +289,7 @@ TEST(KVCacheTest, MovingKeepsEverything) {
   assigned = std::move(constructed);
   EXPECT_EQ(all_codes(assigned), codes);
   EXPECT_EQ(assigned.attend(queries), output);
-  assigned.append(gaussian_matrix<float>(1, 64, 7), gaussian_matrix<float>(1, 96, 8));
+  polarquant_test::append_random(assigned, 1, 7);
   EXPECT_EQ(assigned.num_tokens(), 301u);
 }
 
@@ -258,7 +297,7 @@ TEST(KVCacheTest, MovingKeepsEverything) {
 
 TEST(KVCacheTest, ConstCallsFromTwoThreadsGiveWhatOneThreadGets) {
   const KVCache<float> cache = filled_cache<float>(600);
-  const RowMatrix<float> queries = gaussian_matrix<float>(3, 192, 3);
+  const RowMatrix<float> queries = random_queries<float>(make_config(), 3);
   const RowMatrix<float> output = cache.attend(queries);
   const RowMatrix<float> scores = cache.attention_scores(queries);
   const RowMatrix<float> keys = cache.decode_keys(1);

@@ -1,27 +1,166 @@
-// What the tests of the cache share: a small one, filled, and all its codes.
+// What the tests of the cache share: the shapes of small caches, their rows, their codes.
 #pragma once
+
+#include <gtest/gtest.h>
 
 #include <Eigen/Core>
 #include <cstddef>
+#include <cstdint>
+#include <utility>
 #include <vector>
 
-#include "polarquant/kv_cache.hpp"
+#include "plain_8bit_codec.hpp"
+#include "polarquant/polarquant.hpp"
 #include "test_util.hpp"
 
 namespace polarquant_test {
 
-// Keys 32 wide, values 48, two KV heads, six query heads; odd and even numbers of bytes.
-inline polarquant::KVCacheConfig make_config() {
+// ---- What a test is run for: a type of rows and a family of codes ----
+
+struct PolarFamily {
+  static polarquant::CodecFormat keys(int head_dim) {
+    return polarquant::PolarFormat::full_depth(head_dim, 4.25);
+  }
+  static polarquant::CodecFormat values(int head_dim) {
+    return polarquant::PolarFormat::paper(head_dim);
+  }
+};
+
+struct Plain8BitFamily {
+  static polarquant::CodecFormat keys(int head_dim) { return plain_8bit(head_dim); }
+  static polarquant::CodecFormat values(int head_dim) { return plain_8bit(head_dim); }
+};
+
+template <typename GivenT, typename GivenFamily = PolarFamily>
+struct CacheCase {
+  using T = GivenT;
+  using A = AccumulatorOf<T>;
+  using Family = GivenFamily;
+};
+
+using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
+using Families = testing::Types<PolarFamily, Plain8BitFamily>;
+using CacheCases =
+    testing::Types<CacheCase<float>, CacheCase<double>, CacheCase<Eigen::half>,
+                   CacheCase<Eigen::bfloat16>, CacheCase<float, Plain8BitFamily>,
+                   CacheCase<double, Plain8BitFamily>>;
+
+// ---- Shapes ----
+
+// Two KV heads, six query heads; keys 32 wide, values 48: odd and even numbers of bytes. Every
+// token is encoded at once.
+inline constexpr Eigen::Index kKeyColumns = 2 * 32;
+inline constexpr Eigen::Index kValueColumns = 2 * 48;
+inline constexpr Eigen::Index kQueryColumns = 6 * 32;
+inline constexpr Eigen::Index kOutputColumns = 6 * 48;
+
+template <typename Family = PolarFamily>
+polarquant::KVCacheConfig make_config() {
+  static const polarquant::CodecFormat keys = Family::keys(32);
+  static const polarquant::CodecFormat values = Family::values(48);
   polarquant::KVCacheConfig config;
   config.num_kv_heads = 2;
   config.num_query_heads = 6;
-  config.key_format = polarquant::PolarFormat::full_depth(32, 3.5);
-  config.value_format = polarquant::PolarFormat::paper(48);
-  config.rotation = polarquant::RotationKind::kHaar;
+  config.key_format = keys;
+  config.value_format = values;
   config.seed = 3;
   encode_all(config);
   return config;
 }
+
+// The same, whose attention is that over the decoded rows to 1e-5.
+template <typename Family = PolarFamily>
+polarquant::KVCacheConfig exact_config() {
+  polarquant::KVCacheConfig config = make_config<Family>();
+  config.arithmetic = polarquant::Arithmetic::kExact;
+  return config;
+}
+
+// The same with exact tokens at both ends.
+template <typename Family = PolarFamily>
+polarquant::KVCacheConfig segments_config(
+    std::size_t num_sinks, std::size_t num_recent,
+    polarquant::Centering centering = polarquant::Centering::kNone) {
+  polarquant::KVCacheConfig config = exact_config<Family>();
+  config.num_sink_tokens = num_sinks;
+  config.num_recent_tokens = num_recent;
+  config.exact_type = polarquant::FloatType::kFloat32;
+  config.centering = centering;
+  config.num_centering_tokens = 50;
+  if (centering == polarquant::Centering::kGiven) config.key_mean.assign(kKeyColumns, 0.25f);
+  return config;
+}
+
+// The codec of a configuration, made once for all tests of a program: making one takes longer than
+// most of them.
+template <typename A>
+std::shared_ptr<const polarquant::KVCodec<A>> shared_codec(
+    const polarquant::KVCacheConfig& config) {
+  static std::vector<std::shared_ptr<const polarquant::KVCodec<A>>> made;
+  for (const auto& codec : made) {
+    if (codec->mismatch(config).empty()) return codec;
+  }
+  made.push_back(std::make_shared<const polarquant::KVCodec<A>>(config));
+  return made.back();
+}
+
+template <typename T>
+polarquant::KVCache<T> make_cache(const polarquant::KVCacheConfig& config) {
+  return {config, shared_codec<AccumulatorOf<T>>(config)};
+}
+
+// ---- Rows ----
+
+template <typename T>
+struct TokenRows {
+  TokenRows(const polarquant::KVCacheConfig& config, Eigen::Index count, std::uint64_t seed)
+      : keys(gaussian_matrix<T>(count, static_cast<Eigen::Index>(config.key_columns()), seed)),
+        values(gaussian_matrix<T>(count, static_cast<Eigen::Index>(config.value_columns()),
+                                  seed + 1)) {}
+
+  // Rows first .. first + count - 1, appended.
+  void append_to(polarquant::KVCache<T>& cache, Eigen::Index first, Eigen::Index count) const {
+    cache.append(keys.middleRows(first, count), values.middleRows(first, count));
+  }
+  // The same on Rows.
+  polarquant::AppendResult append_on_rows(polarquant::KVCache<T>& cache, std::size_t first,
+                                          std::size_t count) const {
+    GuardedBytes scratch(cache.scratch_bytes());
+    const polarquant::AppendResult result =
+        cache.append(rows_of(keys).block(first, count), rows_of(values).block(first, count),
+                     scratch.data());
+    EXPECT_TRUE(scratch.guard_is_intact());
+    return result;
+  }
+
+  static polarquant::Rows<const T> rows_of(const polarquant::RowMatrix<T>& matrix) {
+    return {matrix.data(), matrix.rows(), matrix.cols()};
+  }
+
+  polarquant::RowMatrix<T> keys;
+  polarquant::RowMatrix<T> values;
+};
+
+template <typename T>
+void append_random(polarquant::KVCache<T>& cache, Eigen::Index count, std::uint64_t seed) {
+  TokenRows<T>(cache.config(), count, seed).append_to(cache, 0, count);
+}
+
+template <typename T>
+polarquant::RowMatrix<T> random_queries(const polarquant::KVCacheConfig& config,
+                                        Eigen::Index count, std::uint64_t seed = 3) {
+  return gaussian_matrix<T>(count, static_cast<Eigen::Index>(config.query_columns()), seed);
+}
+
+template <typename T>
+polarquant::KVCache<T> filled_cache(Eigen::Index num_tokens,
+                                    const polarquant::KVCacheConfig& config = make_config()) {
+  polarquant::KVCache<T> cache = make_cache<T>(config);
+  append_random(cache, num_tokens, 1);
+  return cache;
+}
+
+// ---- What a cache holds ----
 
 template <typename T>
 std::vector<std::byte> all_codes(const polarquant::KVCache<T>& cache) {
@@ -37,11 +176,39 @@ std::vector<std::byte> all_codes(const polarquant::KVCache<T>& cache) {
   return codes;
 }
 
+// Everything that can be seen of a cache's tokens: which are codes and which are removed, the rows
+// decoded, the centring vectors.
 template <typename T>
-polarquant::KVCache<T> filled_cache(Eigen::Index num_tokens) {
-  polarquant::KVCache<T> cache(make_config());
-  cache.append(gaussian_matrix<T>(num_tokens, 64, 1), gaussian_matrix<T>(num_tokens, 96, 2));
-  return cache;
+struct CacheState {
+  using A = AccumulatorOf<T>;
+
+  explicit CacheState(const polarquant::KVCache<T>& cache)
+      : num_tokens(cache.num_tokens()),
+        num_encoded(cache.num_encoded_tokens()),
+        removed(cache.removed_tokens()) {
+    for (int head = 0; head < cache.config().num_kv_heads; ++head) {
+      rows.push_back(cache.decode_keys(head));
+      rows.push_back(cache.decode_values(head));
+      means.push_back(cache.key_mean(head));
+      means.push_back(cache.value_mean(head));
+    }
+  }
+  friend bool operator==(const CacheState& x, const CacheState& y) {
+    return x.num_tokens == y.num_tokens && x.num_encoded == y.num_encoded &&
+           x.removed == y.removed && x.means == y.means && x.rows == y.rows;
+  }
+  friend bool operator!=(const CacheState& x, const CacheState& y) { return !(x == y); }
+
+  std::size_t num_tokens;
+  std::size_t num_encoded;
+  std::vector<polarquant::TokenRange> removed;
+  std::vector<polarquant::RowMatrix<A>> rows;
+  std::vector<std::vector<A>> means;
+};
+
+template <typename T>
+CacheState<T> state_of(const polarquant::KVCache<T>& cache) {
+  return CacheState<T>(cache);
 }
 
 }  // namespace polarquant_test

@@ -4,10 +4,12 @@
 #include <Eigen/Core>
 #include <vector>
 
+#include "plain_8bit_codec.hpp"
 #include "plain_attention.hpp"
 
 namespace {
 
+using polarquant::CodecFormat;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::PolarFormat;
@@ -17,7 +19,7 @@ using polarquant_test::gaussian_matrix;
 using polarquant_test::kSanitized;
 using polarquant_test::plain_attention;
 
-void expect_attention_over_decoded(const PolarFormat& keys, const PolarFormat& values) {
+void expect_attention_over_decoded(const CodecFormat& keys, const CodecFormat& values) {
   KVCacheConfig config;
   config.num_query_heads = 2;
   config.key_format = keys;
@@ -30,23 +32,24 @@ void expect_attention_over_decoded(const PolarFormat& keys, const PolarFormat& v
   config.num_centering_tokens = 10;
   EXPECT_TRUE(polarquant::is_supported(config));
   KVCache<float> cache(config);
-  cache.append(gaussian_matrix<float>(75, keys.head_dim, 1),
-               gaussian_matrix<float>(75, values.head_dim, 2));
+  const RowMatrix<float> given = gaussian_matrix<float>(75, keys.head_dim(), 1);
+  cache.append(given, gaussian_matrix<float>(75, values.head_dim(), 2));
   EXPECT_GT(cache.num_encoded_tokens(), 0u);
-  const RowMatrix<float> queries = gaussian_matrix<float>(1, 2 * keys.head_dim, 3);
+  const RowMatrix<float> queries = gaussian_matrix<float>(1, 2 * keys.head_dim(), 3);
   const RowMatrix<double> expected = plain_attention(cache, queries);
   EXPECT_LE((cache.attend(queries).cast<double>() - expected).cwiseAbs().maxCoeff(),
-            attention_tolerance<float>(values.head_dim))
-      << keys.head_dim << " and " << values.head_dim;
+            attention_tolerance<float>(values.head_dim()))
+      << keys.description() << " and " << values.description();
   // What the codes hold is near what came in.
-  const RowMatrix<float> given = gaussian_matrix<float>(75, keys.head_dim, 1);
   EXPECT_LT((cache.decode_keys(0) - given).squaredNorm() / given.squaredNorm(), 0.05f);
 }
 
 TEST(KVCacheWidthsTest, EveryMultipleOfEight) {
   for (int width = 16; width <= 1024; width += kSanitized ? 200 : 8) {
-    const PolarFormat format = PolarFormat::full_depth(width, 4.0);
+    const CodecFormat format = PolarFormat::full_depth(width, 4.0);
     expect_attention_over_decoded(format, format);
+    const CodecFormat plain = polarquant_test::plain_8bit(width);
+    expect_attention_over_decoded(plain, plain);
   }
 }
 
@@ -55,6 +58,8 @@ TEST(KVCacheWidthsTest, KeysAndValuesOfDifferentWidths) {
   for (const int key_width : widths) {
     for (const int value_width : widths) {
       expect_attention_over_decoded(PolarFormat::full_depth(key_width, 4.25),
+                                    PolarFormat::paper(value_width));
+      expect_attention_over_decoded(polarquant_test::plain_8bit(key_width),
                                     PolarFormat::paper(value_width));
     }
   }

@@ -1,5 +1,5 @@
 // Attention over parts of the tokens, merged, is attention over all of them.
-#include "polarquant/attention/partial.hpp"
+#include "polarquant/attention/partial_attention.hpp"
 
 #include <gtest/gtest.h>
 
@@ -12,84 +12,80 @@
 #include <thread>
 #include <vector>
 
+#include "kv_cache_test_util.hpp"
 #include "plain_attention.hpp"
 
 namespace {
 
 using Eigen::Index;
+using polarquant::Centering;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::OnlineSoftmax;
+using polarquant::Part;
 using polarquant::PartialAttention;
-using polarquant::PartialRows;
 using polarquant::PolarFormat;
 using polarquant::Random;
 using polarquant::RowMatrix;
 using polarquant::TokenRange;
-using polarquant_test::AccumulatorOf;
 using polarquant_test::attention_tolerance;
-using polarquant_test::gaussian_matrix;
 using polarquant_test::message_of;
 using polarquant_test::OptionsOf;
 using polarquant_test::plain_attention;
 using polarquant_test::PlainOptions;
 using polarquant_test::random_int;
 using polarquant_test::random_options;
+using polarquant_test::random_queries;
 
 constexpr Index kNumTokens = 700;
 
-KVCacheConfig make_config(bool with_exact) {
-  KVCacheConfig config;
-  config.num_kv_heads = 2;
-  config.num_query_heads = 6;
-  config.key_format = PolarFormat::full_depth(32, 4.25);
-  config.value_format = PolarFormat::paper(48);
-  config.arithmetic = polarquant::Arithmetic::kExact;
-  polarquant_test::encode_all(config);
-  if (with_exact) {
-    config.num_sink_tokens = 4;
-    config.num_recent_tokens = 50;
-    config.centering = polarquant::Centering::kEstimated;
-  }
-  return config;
+// All of it codes, or with exact tokens and means.
+template <typename Family = polarquant_test::PolarFamily>
+KVCacheConfig config_of(bool with_exact) {
+  return with_exact ? polarquant_test::segments_config<Family>(4, 50, Centering::kEstimated)
+                    : polarquant_test::exact_config<Family>();
 }
 
-template <typename T>
-KVCache<T> make_cache(bool with_exact, Index num_tokens = kNumTokens, std::uint64_t seed = 1) {
-  KVCache<T> cache(make_config(with_exact));
-  cache.append(gaussian_matrix<T>(num_tokens, 64, seed),
-               gaussian_matrix<T>(num_tokens, 96, seed + 1));
-  return cache;
+KVCache<float> float_cache(bool with_exact) {
+  return polarquant_test::filled_cache<float>(kNumTokens, config_of(with_exact));
 }
 
-template <typename T>
+template <typename Case>
 class PartialAttentionTest : public testing::Test {
  protected:
-  RowMatrix<T> queries_ = gaussian_matrix<T>(5, 192, 3);
+  using T = typename Case::T;
+
+  static KVCache<T> cache_of(bool with_exact, Index num_tokens = kNumTokens) {
+    return polarquant_test::filled_cache<T>(num_tokens,
+                                            config_of<typename Case::Family>(with_exact));
+  }
+  static double tolerance() { return attention_tolerance<T>(48); }
+
+  RowMatrix<T> queries_ = random_queries<T>(config_of(false), 5);
 };
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(PartialAttentionTest, ElementTypes, );  // clang++ wants the empty argument.
+TYPED_TEST_SUITE(PartialAttentionTest, polarquant_test::CacheCases, );  // clang++ wants the empty.
 
 TYPED_TEST(PartialAttentionTest, OfAllTokensIsTheWhole) {
   for (const bool with_exact : {false, true}) {
-    const KVCache<TypeParam> cache = make_cache<TypeParam>(with_exact);
+    const auto cache = TestFixture::cache_of(with_exact);
     const auto whole = cache.attend(this->queries_);
     const auto output = cache.attend_partial(this->queries_).output();
-    EXPECT_LE((output - whole).cwiseAbs().maxCoeff(), attention_tolerance<TypeParam>(48) / 10);
+    EXPECT_LE((output - whole).cwiseAbs().maxCoeff(), TestFixture::tolerance() / 10);
   }
 }
 
 TYPED_TEST(PartialAttentionTest, AnyCutsAndOptionsMergeToTheDefinition) {
-  using A = AccumulatorOf<TypeParam>;
+  using A = typename TypeParam::A;
   Random random(5);
   for (int trial = 0; trial < 60; ++trial) {
-    const KVCache<TypeParam> cache = make_cache<TypeParam>(trial % 2 == 0);
+    const auto cache = TestFixture::cache_of(trial % 2 == 0);
     const PlainOptions plain = random_options(random, 5, 6, kNumTokens);
     const OptionsOf<A> options(plain);
     std::vector<PartialAttention<A>> parts;
     for (std::size_t first = 0; first < static_cast<std::size_t>(kNumTokens);) {
       const std::size_t count = static_cast<std::size_t>(random_int(random, 1, 400));
-      parts.push_back(cache.attend_partial(this->queries_, {first, count}, options.get()));
+      parts.push_back(
+          cache.attend_partial(this->queries_, options.get(), Part::tokens(first, count)));
       first += count;
     }
     std::reverse(parts.begin(), parts.end());
@@ -98,7 +94,7 @@ TYPED_TEST(PartialAttentionTest, AnyCutsAndOptionsMergeToTheDefinition) {
     const RowMatrix<double> output =
         merged.output(options.get().sink_logits).template cast<double>();
     const RowMatrix<double> expected = plain_attention(cache, this->queries_, plain);
-    ASSERT_LE((output - expected).cwiseAbs().maxCoeff(), attention_tolerance<TypeParam>(48))
+    ASSERT_LE((output - expected).cwiseAbs().maxCoeff(), TestFixture::tolerance())
         << "trial " << trial;
   }
 }
@@ -106,17 +102,17 @@ TYPED_TEST(PartialAttentionTest, AnyCutsAndOptionsMergeToTheDefinition) {
 // A prefix in one cache, its continuation in another of another format: the first part is wholly
 // visible, the positions of the second count from its own start.
 TYPED_TEST(PartialAttentionTest, PartsOfTwoCachesMerge) {
-  using A = AccumulatorOf<TypeParam>;
-  const KVCache<TypeParam> prefix = make_cache<TypeParam>(true, 300, 1);
-  KVCacheConfig config = make_config(false);
+  using A = typename TypeParam::A;
+  const auto prefix = TestFixture::cache_of(true, 300);
+  KVCacheConfig config = config_of(false);
   config.key_format = PolarFormat::paper(32);
   config.seed = 9;
-  KVCache<TypeParam> rest(config);
-  rest.append(gaussian_matrix<TypeParam>(200, 64, 5), gaussian_matrix<TypeParam>(200, 96, 6));
+  KVCache<typename TypeParam::T> rest(config);
+  polarquant_test::append_random(rest, 200, 5);
 
   polarquant::AttentionOptions<A> all;
   all.causal = false;
-  PartialAttention<A> merged = prefix.attend_partial(this->queries_, {}, all);
+  PartialAttention<A> merged = prefix.attend_partial(this->queries_, all);
   merged.merge(rest.attend_partial(this->queries_));
   std::vector<RowMatrix<double>> keys, values;
   for (const int head : {0, 1}) {
@@ -130,15 +126,15 @@ TYPED_TEST(PartialAttentionTest, PartsOfTwoCachesMerge) {
   const RowMatrix<double> expected =
       plain_attention(keys, values, this->queries_.template cast<double>(), {});
   EXPECT_LE((merged.output().template cast<double>() - expected).cwiseAbs().maxCoeff(),
-            attention_tolerance<TypeParam>(48));
+            TestFixture::tolerance());
 }
 
 TYPED_TEST(PartialAttentionTest, MaximumSumAndUnnormalisedOutputAreThoseOfTheLogits) {
-  using A = AccumulatorOf<TypeParam>;
+  using A = typename TypeParam::A;
   for (const bool with_exact : {false, true}) {
-    const KVCache<TypeParam> cache = make_cache<TypeParam>(with_exact);
+    const auto cache = TestFixture::cache_of(with_exact);
     const TokenRange range = {37, 600};
-    const PartialAttention<A> part = cache.attend_partial(this->queries_, range);
+    const PartialAttention<A> part = cache.attend_partial(this->queries_, {}, {0, 2, range});
     const auto scores = cache.attention_scores(this->queries_);
     RowMatrix<double> values[2];
     for (Index head = 0; head < 2; ++head) {
@@ -160,19 +156,19 @@ TYPED_TEST(PartialAttentionTest, MaximumSumAndUnnormalisedOutputAreThoseOfTheLog
             part.unnormalised().block(query, head * 48, 1, 48).template cast<double>();
         const Eigen::RowVectorXd expected = weights.transpose() * values[head / 3];
         EXPECT_LE((output - expected).cwiseAbs().maxCoeff(),
-                  attention_tolerance<TypeParam>(48) * sum);
+                  TestFixture::tolerance() * sum);
       }
     }
   }
 }
 
 TYPED_TEST(PartialAttentionTest, APartThatSeesNothingChangesNothing) {
-  using A = AccumulatorOf<TypeParam>;
-  const KVCache<TypeParam> cache = make_cache<TypeParam>(true);
+  using A = typename TypeParam::A;
+  const auto cache = TestFixture::cache_of(true);
   PartialAttention<A> part = cache.attend_partial(this->queries_);
   const auto before = part.output();
   for (const TokenRange range : {TokenRange{700, 10}, TokenRange{3, 0}, TokenRange{9999, 9999}}) {
-    const PartialAttention<A> nothing = cache.attend_partial(this->queries_, range);
+    const PartialAttention<A> nothing = cache.attend_partial(this->queries_, {}, {0, 2, range});
     EXPECT_EQ(nothing.softmax(0, 0).sum, A(0));
     EXPECT_EQ(nothing.output().cwiseAbs().maxCoeff(), A(0));
     part.merge(nothing);
@@ -185,16 +181,16 @@ TYPED_TEST(PartialAttentionTest, APartThatSeesNothingChangesNothing) {
 
 // On rows, heads and tokens shared between two threads.
 TYPED_TEST(PartialAttentionTest, ThreadsShareTheTokens) {
-  using A = AccumulatorOf<TypeParam>;
-  const KVCache<TypeParam> cache = make_cache<TypeParam>(true);
+  using A = typename TypeParam::A;
+  const auto cache = TestFixture::cache_of(true);
   PartialAttention<A> parts[] = {{5, cache.config()}, {5, cache.config()}};
   std::vector<std::thread> threads;
   for (const std::size_t i : {0u, 1u}) {
     threads.emplace_back([&, i] {
       polarquant::AlignedBuffer scratch(cache.scratch_bytes());
-      for (const std::size_t head : {0u, 1u}) {
-        cache.attend_partial({this->queries_.data(), 5, 192}, parts[i].rows(), scratch.data(),
-                             {350 * i, 350}, {head, 1});
+      for (const int head : {0, 1}) {
+        cache.attend_partial({this->queries_.data(), 5, 192}, parts[i].rows(), scratch.data(), {},
+                             {head, 1, {350 * i, 350}});
       }
     });
   }
@@ -203,11 +199,11 @@ TYPED_TEST(PartialAttentionTest, ThreadsShareTheTokens) {
   RowMatrix<A> output(5, 288);
   polarquant::finish(parts[0].rows(), {output.data(), 5, 288});
   EXPECT_LE((output - cache.attend(this->queries_)).cwiseAbs().maxCoeff(),
-            attention_tolerance<TypeParam>(48));
+            TestFixture::tolerance());
 }
 
 TEST(PartialAttentionShapeTest, AMergeOfOtherShapesIsRefused) {
-  KVCacheConfig config = make_config(false);
+  KVCacheConfig config = config_of(false);
   PartialAttention<float> part(5, config);
   config.num_query_heads = 4;
   const std::string message =
@@ -217,14 +213,37 @@ TEST(PartialAttentionShapeTest, AMergeOfOtherShapesIsRefused) {
       << message;
 }
 
+// Removed tokens are in no part, wherever the cuts are.
+TEST(PartialAttentionShapeTest, RemovedTokensAreInNoPart) {
+  KVCache<float> cache = float_cache(true);
+  cache.remove({2, 1});
+  cache.remove({300, 200});
+  cache.remove({690, 10});
+  const RowMatrix<float> queries = random_queries<float>(cache.config(), 2);
+  const RowMatrix<double> expected = plain_attention(cache, queries);
+  for (const std::size_t length : {1u, 7u, 100u, 350u, 701u}) {
+    PartialAttention<float> merged(2, cache.config());
+    for (std::size_t first = 0; first < cache.num_tokens(); first += length) {
+      merged.merge(cache.attend_partial(queries, {}, Part::tokens(first, length)));
+    }
+    EXPECT_LE((merged.output().cast<double>() - expected).cwiseAbs().maxCoeff(),
+              attention_tolerance<float>(48));
+  }
+  const PartialAttention<float> nothing =
+      cache.attend_partial(queries, {}, Part::tokens(300, 200));
+  EXPECT_EQ(nothing.softmax(0, 0).sum, 0.0f);
+  EXPECT_EQ(nothing.output().cwiseAbs().maxCoeff(), 0.0f);
+}
+
 TEST(PartialAttentionShapeTest, AQueryOfNaNGivesNaNThroughAMerge) {
-  const KVCache<float> cache = make_cache<float>(true);
-  RowMatrix<float> queries = gaussian_matrix<float>(1, 192, 3);
+  const KVCache<float> cache = float_cache(true);
+  RowMatrix<float> queries = random_queries<float>(cache.config(), 1);
   queries(0, 40) = std::numeric_limits<float>::quiet_NaN();
   PartialAttention<float> parts[] = {{1, cache.config()}, {1, cache.config()}};
   polarquant::AlignedBuffer scratch(cache.scratch_bytes());
   for (const std::size_t i : {0u, 1u}) {
-    cache.attend_partial({queries.data(), 1, 192}, parts[i].rows(), scratch.data(), {350 * i, 350});
+    cache.attend_partial({queries.data(), 1, 192}, parts[i].rows(), scratch.data(), {},
+                         Part::tokens(350 * i, 350));
   }
   parts[0].merge(parts[1]);
   const RowMatrix<float> output = parts[0].output();

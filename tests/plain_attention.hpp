@@ -21,6 +21,7 @@ struct PlainOptions {
   bool causal = true;
   std::optional<std::ptrdiff_t> first_position;
   std::size_t window = 0;
+  std::size_t window_sinks = 0;
   double soft_cap = 0.0;
   std::vector<double> alibi_slopes;    // [num_query_heads] or empty
   std::vector<double> sink_logits;     // [num_query_heads] or empty
@@ -43,6 +44,7 @@ class OptionsOf {
     options.causal = plain_.causal;
     options.first_position = plain_.first_position;
     options.window = plain_.window;
+    options.window_sinks = plain_.window_sinks;
     options.soft_cap = static_cast<A>(plain_.soft_cap);
     if (!alibi_slopes_.empty()) options.alibi_slopes = alibi_slopes_.data();
     if (!sink_logits_.empty()) options.sink_logits = sink_logits_.data();
@@ -61,11 +63,12 @@ class OptionsOf {
 };
 
 // keys[h], values[h]: [num_tokens, head_dim] of KV head h. queries: [num_queries, num_query_heads *
-// key head_dim].
+// key head_dim]. removed: of each token; empty: none.
 inline polarquant::RowMatrix<double> plain_attention(
     const std::vector<polarquant::RowMatrix<double>>& keys,
     const std::vector<polarquant::RowMatrix<double>>& values,
-    const polarquant::RowMatrix<double>& queries, const PlainOptions& options) {
+    const polarquant::RowMatrix<double>& queries, const PlainOptions& options,
+    const std::vector<bool>& removed = {}) {
   using Eigen::Index;
   const Index key_dim = keys[0].cols();
   const Index value_dim = values[0].cols();
@@ -83,8 +86,13 @@ inline polarquant::RowMatrix<double> plain_attention(
       std::vector<double> logits;
       std::vector<Index> tokens;
       for (Index token = 0; token < num_tokens; ++token) {
+        const std::size_t index = static_cast<std::size_t>(token);
+        if (!removed.empty() && removed[index]) continue;
         if (options.causal && token > position) continue;
-        if (options.window > 0 && position - token >= static_cast<Index>(options.window)) continue;
+        if (options.window > 0 && index >= options.window_sinks &&
+            position - token >= static_cast<Index>(options.window)) {
+          continue;
+        }
         double logit = scale * keys[kv_head].row(token).dot(
                                    queries.row(query).segment(head * key_dim, key_dim));
         if (options.soft_cap > 0) logit = options.soft_cap * std::tanh(logit / options.soft_cap);
@@ -130,7 +138,11 @@ polarquant::RowMatrix<double> plain_attention(const polarquant::KVCache<T>& cach
     keys.push_back(cache.decode_keys(head).template cast<double>());
     values.push_back(cache.decode_values(head).template cast<double>());
   }
-  return plain_attention(keys, values, queries.template cast<double>(), options);
+  std::vector<bool> removed(cache.num_tokens());
+  for (const polarquant::TokenRange& range : cache.removed_tokens()) {
+    for (std::size_t i = 0; i < range.count; ++i) removed[range.first + i] = true;
+  }
+  return plain_attention(keys, values, queries.template cast<double>(), options, removed);
 }
 
 // Random options, each on or off, for queries to a cache of num_tokens tokens.
@@ -149,6 +161,7 @@ inline PlainOptions random_options(polarquant::Random& random, Eigen::Index num_
     options.first_position = random_int(random, -3, static_cast<int>(num_tokens) + 3);
   }
   if (coin()) options.window = static_cast<std::size_t>(random_int(random, 1, 200));
+  if (coin()) options.window_sinks = static_cast<std::size_t>(random_int(random, 0, 300));
   if (coin()) options.soft_cap = 0.5 + 3.0 * random.uniform();
   if (coin()) options.alibi_slopes = numbers(0.02);
   if (coin()) options.sink_logits = numbers(2.0);

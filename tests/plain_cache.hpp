@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <memory>
 #include <polarquant/polarquant.hpp>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "test_util.hpp"
@@ -28,6 +30,15 @@ inline double rounded_to(polarquant::FloatType type, double value) {
   return value;
 }
 
+// The type of T itself.
+template <typename T>
+constexpr polarquant::FloatType own_type() {
+  return std::is_same_v<T, double>        ? polarquant::FloatType::kFloat64
+         : std::is_same_v<T, float>       ? polarquant::FloatType::kFloat32
+         : std::is_same_v<T, Eigen::half> ? polarquant::FloatType::kFloat16
+                                          : polarquant::FloatType::kBFloat16;
+}
+
 template <typename T>
 class PlainCache {
  public:
@@ -36,9 +47,7 @@ class PlainCache {
   PlainCache(const polarquant::KVCacheConfig& config,
              std::shared_ptr<const polarquant::KVCodec<A>> codec)
       : config_(config),
-        exact_type_(config.exact_type.value_or(std::is_same_v<A, double>
-                                                   ? polarquant::FloatType::kFloat64
-                                                   : polarquant::FloatType::kFloat32)),
+        exact_type_(config.exact_type.value_or(own_type<T>())),
         codec_(std::move(codec)) {
     clear();
   }
@@ -66,6 +75,17 @@ class PlainCache {
   void truncate(std::size_t num_tokens) {
     tokens_.resize(num_tokens);
     num_encoded_ = std::min(num_encoded_, num_tokens - num_sinks());
+  }
+
+  void remove(std::size_t first, std::size_t count) {
+    for (std::size_t i = first; i < first + count; ++i) tokens_[i].is_removed = true;
+  }
+
+  // Whether each token was removed.
+  std::vector<bool> removed() const {
+    std::vector<bool> result;
+    for (const Token& token : tokens_) result.push_back(token.is_removed);
+    return result;
   }
 
   // Returns how many tokens are forgotten.
@@ -118,6 +138,7 @@ class PlainCache {
  private:
   struct Token {
     Eigen::RowVectorXd sides[2];  // key and value, heads side by side
+    bool is_removed = false;
   };
 
   Eigen::Index head_dim(bool of_values) const {

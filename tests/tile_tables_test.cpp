@@ -291,7 +291,7 @@ TEST(TileTablesTest, MemoryIsThatOfItsLists) {
   // Seven windows for each of five blocks, nodes for 4 + 1 blocks, tables for six levels and a
   // join.
   EXPECT_EQ(tables.memory_bytes(), 35 * sizeof(TileTables::Window) + 4 * sizeof(TileTables::Node) +
-                                       7 * (256 + 256 + 256 + 512));
+                                       7 * (256 + 256 + 256 + 512) + 4 * (128 + 128));
 }
 
 }  // namespace

@@ -39,6 +39,20 @@ TEST(VersionTest, InlineNamespaceTellsReleaseFromCheckedBuilds) {
 #endif
 }
 
+TEST(VersionTest, InlineNamespaceTellsFlagsOfFloatArithmetic) {
+  const std::string name = POLARQUANT_TEST_TEXT(POLARQUANT_ABI_NAMESPACE);
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__)
+  EXPECT_NE(name.find("_fast"), std::string::npos);
+#else
+  EXPECT_EQ(name.find("_fast"), std::string::npos);
+#endif
+#if defined(__ROUNDING_MATH__) && !defined(__FAST_MATH__)
+  EXPECT_NE(name.find("_rounding"), std::string::npos);
+#else
+  EXPECT_EQ(name.find("_rounding"), std::string::npos);
+#endif
+}
+
 TEST(VersionTest, NamesAreFoundWithoutTheInlineNamespace) {
   const bool same =
       std::is_same_v<polarquant::VersionProbe, polarquant::POLARQUANT_ABI_NAMESPACE::VersionProbe>;

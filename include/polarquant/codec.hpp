@@ -3,5 +3,7 @@
 
 #include "polarquant/attention/tiles.hpp"
 #include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/codec_rows.hpp"
+#include "polarquant/codec/families.hpp"
 #include "polarquant/codec/polar_codec.hpp"
 #include "polarquant/storage/kv_codec.hpp"

@@ -2,5 +2,5 @@
 #pragma once
 
 #include "polarquant/codec/codec_format.hpp"
-#include "polarquant/codec/polar_codec.hpp"
+#include "polarquant/codec/families.hpp"
 #include "polarquant/method/polar_format.hpp"

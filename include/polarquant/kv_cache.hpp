@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "polarquant/attention/cache_tokens.hpp"
+#include "polarquant/attention/compiled_calls.hpp"
 #include "polarquant/attention/matrix.hpp"
 #include "polarquant/attention/options.hpp"
 #include "polarquant/attention/partial_attention.hpp"
@@ -19,7 +20,6 @@
 #include "polarquant/attention/query_group.hpp"
 #include "polarquant/attention/scratch.hpp"
 #include "polarquant/base/aligned_memory.hpp"
-#include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
@@ -28,6 +28,7 @@
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/config.hpp"
 #include "polarquant/storage/head_side.hpp"
+#include "polarquant/storage/kv_append.hpp"
 #include "polarquant/storage/kv_codec.hpp"
 #include "polarquant/storage/kv_storage.hpp"
 #include "polarquant/storage/removed_tokens.hpp"
@@ -71,8 +72,8 @@ class KVCache {
   // std::invalid_argument also if the codec was made for other formats, another rotation, seed,
   // arithmetic or instruction set.
   KVCache(const KVCacheConfig& config, std::shared_ptr<const Codec> codec)
-      : storage_(config, config.exact_type.value_or(kOwnType),
-                 check_codec(config, std::move(codec))) {}
+      : storage_(config, config.exact_type.value_or(detail::own_float_type<T>()),
+                 detail::fitting_codec(config, std::move(codec))) {}
 
   KVCache(KVCache&&) noexcept = default;
   KVCache& operator=(KVCache&&) noexcept = default;
@@ -142,7 +143,7 @@ class KVCache {
       shrink();
       reserve(capacity_before);
     }
-    throw_append_failure(result);
+    detail::throw_append_failure(result, num_tokens());
   }
 
   // The same. Fails with kNoCapacity and changes nothing where there is no room for the tokens in
@@ -160,7 +161,7 @@ class KVCache {
   void reserve(std::size_t num_tokens) {
     if (num_tokens > KVCacheConfig::kAllTokens) {
       detail::throw_invalid_argument({"reserve for ", num_tokens, " tokens",
-                                      maybe_negative(num_tokens), ": at most ",
+                                      detail::maybe_negative(num_tokens), ": at most ",
                                       KVCacheConfig::kAllTokens});
     }
     storage_.reserve(num_tokens);
@@ -176,7 +177,7 @@ class KVCache {
   void truncate(std::size_t num_tokens_kept) {
     if (num_tokens_kept > num_tokens()) {
       detail::throw_invalid_argument({"truncate to ", num_tokens_kept, " tokens",
-                                      maybe_negative(num_tokens_kept), ": the cache holds ",
+                                      detail::maybe_negative(num_tokens_kept), ": the cache holds ",
                                       num_tokens()});
     }
     storage_.truncate(num_tokens_kept);
@@ -215,7 +216,7 @@ class KVCache {
   // Equals attention over decode_keys and decode_values to 1e-5 relative (float, kExact). Throws
   // std::invalid_argument for a wrong width, a NaN or infinity in a query, or wrong options.
   RowMatrix<Accumulator> attend(const RowMatrixRef<T>& queries, const Options& options = {}) const {
-    check_call(queries, options);
+    detail::check_call<T>(queries, options, config(), num_tokens());
     RowMatrix<Accumulator> output(queries.rows(),
                                   static_cast<Eigen::Index>(config().output_columns()));
     AlignedBuffer scratch(scratch_bytes());
@@ -237,7 +238,7 @@ class KVCache {
   // attend throws; a range that the cache does not fill is cut.
   Partial attend_partial(const RowMatrixRef<T>& queries, const Options& options = {},
                          const Part& part = {}) const {
-    check_call(queries, options);
+    detail::check_call<T>(queries, options, config(), num_tokens());
     Partial result(queries.rows(), config());
     AlignedBuffer scratch(scratch_bytes());
     attend_partial(detail::rows_of<T>(queries), result.rows(), scratch.data(), options, part);
@@ -318,38 +319,12 @@ class KVCache {
   using Tokens = detail::CacheTokens<Accumulator>;
   using Group = detail::QueryGroup<Accumulator, Tokens>;
 
-  // The exact rows' by default: T itself.
-  static constexpr FloatType kOwnType = std::numeric_limits<T>::digits == 53   ? FloatType::kFloat64
-                                        : std::numeric_limits<T>::digits == 11 ? FloatType::kFloat16
-                                        : std::numeric_limits<T>::digits == 8 ? FloatType::kBFloat16
-                                                                              : FloatType::kFloat32;
-
   explicit KVCache(Storage storage) : storage_(std::move(storage)) {}
-
-  // Returns the codec, if it fits the configuration.
-  static std::shared_ptr<const Codec> check_codec(const KVCacheConfig& config,
-                                                  std::shared_ptr<const Codec> codec) {
-    config.validate();
-    if (codec == nullptr) detail::throw_invalid_argument("a cache without a codec");
-    const std::string found = codec->mismatch(config);
-    if (!found.empty()) detail::throw_invalid_argument(found);
-    return codec;
-  }
-
-  static const char* maybe_negative(std::size_t number) {
-    return number > (std::numeric_limits<std::size_t>::max)() / 2 ? " (a negative number?)" : "";
-  }
 
   void check_columns(const char* what, const RowMatrixRef<T>& matrix,
                      const CodecFormat& format) const {
     detail::check_columns(what, matrix.rows(), matrix.cols(), "num_kv_heads", config().num_kv_heads,
                           format);
-  }
-
-  void check_call(const RowMatrixRef<T>& queries, const Options& options) const {
-    detail::check_queries<T>(queries, config());
-    options.validate(static_cast<std::size_t>(queries.rows()),
-                     static_cast<std::size_t>(config().num_query_heads), num_tokens());
   }
 
   // Calls visit(group, its queries) for each KV head of a part.
@@ -375,18 +350,6 @@ class KVCache {
     for_each_head(queries, scratch, part, [&](Group& group, const auto& of_head) {
       group.attend(of_head, options, part.token_range, target);
     });
-  }
-
-  [[noreturn]] POLARQUANT_COLD void throw_append_failure(const AppendResult& result) const {
-    const std::string where =
-        detail::message({result.side == Side::kKeys ? "key" : "value", " of token ",
-                         num_tokens() + result.token, ", KV head ", result.kv_head});
-    if (result.failure == EncodeFailure::kNotFinite) {
-      detail::throw_invalid_argument(
-          {"the ", where, " has a NaN or an infinity; nothing was appended"});
-    }
-    detail::throw_invalid_argument({"the ", where, " is beyond the range of ",
-                                    float_type_name(result.type), "; nothing was appended"});
   }
 
   const detail::HeadSide<Accumulator>& head_of(Side side, int kv_head) const {
@@ -420,11 +383,7 @@ class KVCache {
     if (!segments.is_encoded(token)) {
       detail::throw_invalid_argument({"token ", token, " is kept exact and has no code"});
     }
-    const std::size_t slot = segments.slot(token);
-    std::vector<std::byte> result(codec()->side(side).bytes_per_vector());
-    read_tile_slot(head.pages.tile(slot / kTileTokens), result.size(), slot % kTileTokens,
-                   result.data());
-    return result;
+    return head.code(codec()->side(side), segments.slot(token));
   }
 
   std::vector<Accumulator> mean(Side side, int kv_head) const {
@@ -434,21 +393,5 @@ class KVCache {
 
   Storage storage_;
 };
-
-// Of a cache's calls what is worth it.
-#define POLARQUANT_INSTANTIATE_CACHE(T, A)                                              \
-  POLARQUANT_INSTANTIATE(AppendResult detail::KVStorage<A>::append<T>(                  \
-      Rows<const T>, Rows<const T>, std::byte*) noexcept);                              \
-  POLARQUANT_INSTANTIATE(void detail::QueryGroup<A, detail::CacheTokens<A>>::attend<T>( \
-      const detail::GroupQueries<T>&, const AttentionOptions<A>&, TokenRange,           \
-      const detail::AttentionTarget<A>&) noexcept);                                     \
-  POLARQUANT_INSTANTIATE(void detail::QueryGroup<A, detail::CacheTokens<A>>::scores<T>( \
-      const detail::GroupQueries<T>&, TokenRange, Rows<A>, std::size_t) noexcept)
-
-POLARQUANT_INSTANTIATE_CACHE(float, float);
-POLARQUANT_INSTANTIATE_CACHE(double, double);
-POLARQUANT_INSTANTIATE_CACHE(Eigen::half, float);
-POLARQUANT_INSTANTIATE_CACHE(Eigen::bfloat16, float);
-#undef POLARQUANT_INSTANTIATE_CACHE
 
 POLARQUANT_END_NAMESPACE

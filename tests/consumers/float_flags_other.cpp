@@ -1,4 +1,5 @@
-// The unit of float_flags_units.cpp that is compiled with -ffast-math.
+// A unit compiled with -ffast-math, linked before a plain float_flags.cpp: the linker keeps the
+// first of equal inline functions.
 #include <vector>
 
 #include "attend_once.hpp"

@@ -1,4 +1,5 @@
 // Operations on a cache, chosen by the input, against a plain list of tokens.
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -38,10 +39,14 @@ void check(bool holds) {
 }
 
 KVCacheConfig config_of(Input& input) {
+  // Made once: allocating bits to levels, and the codebooks that saving asks for, take longer than
+  // all the rest.
+  static const polarquant::CodecFormat keys = PolarFormat::paper(16);
+  static const polarquant::CodecFormat values = PolarFormat::full_depth(16, 4.0);
   KVCacheConfig config;
   config.num_query_heads = 2;
-  config.key_format = PolarFormat::paper(16);
-  config.value_format = PolarFormat::full_depth(16, 4.0);
+  config.key_format = keys;
+  config.value_format = values;
   config.rotation = polarquant::RotationKind::kHadamard;
   config.num_sink_tokens = input.next() % 8;
   config.num_recent_tokens = input.next() % 80;
@@ -56,6 +61,13 @@ void expect_equal(const KVCache<float>& cache, const PlainCache<float>& plain) {
   check(cache.num_tokens() == plain.num_tokens());
   check(cache.num_encoded_tokens() == plain.num_encoded());
   check(cache.capacity() >= cache.num_tokens());
+  const std::vector<bool> removed = plain.removed();
+  std::size_t num_removed = 0;
+  for (const polarquant::TokenRange& range : cache.removed_tokens()) {
+    num_removed += range.count;
+    for (std::size_t i = 0; i < range.count; ++i) check(removed[range.first + i]);
+  }
+  check(num_removed == static_cast<std::size_t>(std::count(removed.begin(), removed.end(), true)));
   for (const bool of_values : {false, true}) {
     const RowMatrix<float> rows = of_values ? cache.decode_values(0) : cache.decode_keys(0);
     const RowMatrix<double> expected = plain.rows(of_values, 0);
@@ -129,8 +141,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         break;
       }
       default:
-        cache.clear();
-        plain.clear();
+        if (argument % 4 == 0) {
+          cache.clear();
+          plain.clear();
+        } else {
+          const std::size_t first = std::min(cache.num_tokens(), argument);
+          const std::size_t count = std::min(cache.num_tokens() - first, argument / 2);
+          cache.remove({first, count});
+          plain.remove(first, count);
+        }
     }
     check(cache.attend(RowMatrix<float>::Ones(2, 32)).allFinite());
   }

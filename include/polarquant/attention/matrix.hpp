@@ -4,6 +4,8 @@
 
 #include <Eigen/Core>
 #include <cstddef>
+#include <limits>
+#include <string>
 #include <type_traits>
 
 #include "polarquant/base/error.hpp"
@@ -12,6 +14,8 @@
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec_format.hpp"
 #include "polarquant/storage/config.hpp"
+#include "polarquant/storage/kv_codec.hpp"
+#include "polarquant/storage/kv_storage.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
@@ -61,6 +65,41 @@ void check_queries(const RowMatrixRef<T>& queries, const KVCacheConfig& config) 
       throw_invalid_argument({"query ", row, " has a NaN or an infinity in column ", column});
     }
   }
+}
+
+// Throws std::invalid_argument for such queries, or options that break a rule.
+template <typename T, typename Options>
+void check_call(const RowMatrixRef<T>& queries, const Options& options, const KVCacheConfig& config,
+                std::size_t num_tokens) {
+  check_queries<T>(queries, config);
+  options.validate(static_cast<std::size_t>(queries.rows()),
+                   static_cast<std::size_t>(config.num_query_heads), num_tokens);
+}
+
+// The type that holds T exactly, for exact rows.
+template <typename T>
+constexpr FloatType own_float_type() {
+  constexpr int kDigits = std::numeric_limits<T>::digits;
+  return kDigits == 53   ? FloatType::kFloat64
+         : kDigits == 11 ? FloatType::kFloat16
+         : kDigits == 8  ? FloatType::kBFloat16
+                         : FloatType::kFloat32;
+}
+
+inline const char* maybe_negative(std::size_t number) {
+  return number > (std::numeric_limits<std::size_t>::max)() / 2 ? " (a negative number?)" : "";
+}
+
+// Of tokens appended behind num_tokens others.
+[[noreturn]] POLARQUANT_COLD inline void throw_append_failure(const AppendResult& result,
+                                                              std::size_t num_tokens) {
+  const std::string where = message({result.side == Side::kKeys ? "key" : "value", " of token ",
+                                     num_tokens + result.token, ", KV head ", result.kv_head});
+  if (result.failure == EncodeFailure::kNotFinite) {
+    throw_invalid_argument({"the ", where, " has a NaN or an infinity; nothing was appended"});
+  }
+  throw_invalid_argument({"the ", where, " is beyond the range of ", float_type_name(result.type),
+                          "; nothing was appended"});
 }
 
 inline void check_head(int kv_head, const KVCacheConfig& config) {

@@ -67,16 +67,16 @@ struct AttentionOptions {
   // Throws std::invalid_argument, naming the value and the rule.
   void validate(std::size_t num_queries, std::size_t num_query_heads,
                 std::size_t num_tokens) const {
-    if (scale) require("scale", *scale, detail::is_finite(*scale), "finite");
-    require("soft_cap", soft_cap, detail::is_finite(soft_cap) && soft_cap >= A(0),
-            "finite, at least 0");
+    if (scale) expect_rule("scale", *scale, detail::is_finite(*scale), "finite");
+    expect_rule("soft_cap", soft_cap, detail::is_finite(soft_cap) && soft_cap >= A(0),
+                "finite, at least 0");
     for (std::size_t head = 0; head < num_query_heads; ++head) {
       if (alibi_slopes != nullptr) {
-        require("an ALiBi slope", alibi_slopes[head], detail::is_finite(alibi_slopes[head]),
-                "finite");
+        expect_rule("an ALiBi slope", alibi_slopes[head], detail::is_finite(alibi_slopes[head]),
+                    "finite");
       }
       if (sink_logits != nullptr) {
-        require("a sink logit", sink_logits[head], is_logit(sink_logits[head]), kLogitRule);
+        expect_rule("a sink logit", sink_logits[head], is_logit(sink_logits[head]), kLogitRule);
       }
     }
     if (mask.data == nullptr) return;
@@ -94,8 +94,8 @@ struct AttentionOptions {
       for (std::size_t token = 0; token < num_tokens; ++token) {
         const A value = mask.row(row)[token];
         if (is_logit(value)) continue;
-        require(detail::message({"the mask in row ", row, " of token ", token}), value, false,
-                kLogitRule);
+        expect_rule(detail::message({"the mask in row ", row, " of token ", token}), value, false,
+                    kLogitRule);
       }
     }
   }
@@ -107,7 +107,7 @@ struct AttentionOptions {
     return detail::is_finite(value) || detail::is_negative_infinity(value);
   }
 
-  static void require(const std::string& what, A value, bool holds, const char* rule) {
+  static void expect_rule(const std::string& what, A value, bool holds, const char* rule) {
     if (holds) return;
     detail::throw_invalid_argument({what, " is ", value, ", must be ", rule});
   }

@@ -24,7 +24,7 @@ struct AttentionScratch {
   AttentionScratch(const KVCodec<A>& codec, std::byte* base) {
     ScratchArena arena(base);
     exact_width =
-        ExactRows::padded_width(std::max(codec.keys().head_dim(), codec.values().head_dim()));
+        ExactRows::padded_width((std::max)(codec.keys().head_dim(), codec.values().head_dim()));
     prepared = arena.template take<A>(kMaxQueryRows * codec.keys().prepared_size());
     weights = arena.template take<A>(kMaxQueryRows * kPageTokens);
     sums = arena.template take<A>(kMaxQueryRows * codec.values().tile_sum_size());

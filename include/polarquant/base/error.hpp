@@ -20,8 +20,10 @@
 
 #if defined(__GNUC__)
 #define POLARQUANT_COLD __attribute__((cold, noinline))
+#define POLARQUANT_NOINLINE __attribute__((noinline))
 #else
 #define POLARQUANT_COLD
+#define POLARQUANT_NOINLINE
 #endif
 
 // A precondition of a hot, noexcept call. Checked in debug builds only; the message goes through

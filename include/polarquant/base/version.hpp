@@ -82,12 +82,22 @@
 // their parts allow for the rest of the unit: codebooks, rotations and codes are the same bits in
 // every build, and attention is as accurate. What is called in std:: stays as the user compiles
 // it: NaN and infinities are found by their bits (float_types.hpp), roots are square_root().
-#if defined(__clang__) && \
-    (defined(__apple_build_version__) ? __clang_major__ >= 14 : __clang_major__ >= 12)
+#if defined(__clang__) && (defined(__x86_64__) || defined(__i386__)) && __clang_major__ >= 12
 // Clang tells by a macro of -ffast-math, but not of all its parts.
 #define POLARQUANT_DETAIL_BEGIN_PRECISE \
   _Pragma("float_control(push)") _Pragma("float_control(precise, on)")
 #define POLARQUANT_DETAIL_END_PRECISE _Pragma("float_control(pop)")
+#define POLARQUANT_DETAIL_SUMS_ARE_KEPT 1
+#elif defined(__clang__) && defined(__FAST_MATH__)
+// On other processors clang ignores float_control.
+#define POLARQUANT_DETAIL_SUMS_ARE_KEPT 0
+#if __clang_major__ >= 18
+#define POLARQUANT_DETAIL_BEGIN_PRECISE _Pragma("clang fp reassociate(off) reciprocal(off)")
+#define POLARQUANT_DETAIL_END_PRECISE _Pragma("clang fp reassociate(on) reciprocal(on)")
+#else
+#define POLARQUANT_DETAIL_BEGIN_PRECISE _Pragma("clang fp reassociate(off)")
+#define POLARQUANT_DETAIL_END_PRECISE _Pragma("clang fp reassociate(on)")
+#endif
 #elif POLARQUANT_DETAIL_FLOATS_ARE_FAST && defined(__GNUC__) && !defined(__clang__)
 #define POLARQUANT_DETAIL_BEGIN_PRECISE                                 \
   _Pragma("GCC push_options") _Pragma("GCC optimize(\"no-fast-math\")") \
@@ -97,9 +107,15 @@
                   _Pragma("GCC optimize(\"no-finite-math-only\")")      \
                       _Pragma("GCC optimize(\"signed-zeros\")")
 #define POLARQUANT_DETAIL_END_PRECISE _Pragma("GCC pop_options")
+#define POLARQUANT_DETAIL_SUMS_ARE_KEPT 1
 #else
 #define POLARQUANT_DETAIL_BEGIN_PRECISE
 #define POLARQUANT_DETAIL_END_PRECISE
+#if defined(__GNUC__) && !defined(__clang__)
+#define POLARQUANT_DETAIL_SUMS_ARE_KEPT 1
+#else  // -fassociative-math may be on without a macro.
+#define POLARQUANT_DETAIL_SUMS_ARE_KEPT 0
+#endif
 #endif
 
 #define POLARQUANT_BEGIN_NAMESPACE \

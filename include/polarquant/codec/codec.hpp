@@ -138,20 +138,7 @@ class Codec {
   // scores: [prepared.count, codes.count]. Equals dot but for rounding (and the error of
   // kFixedPoint).
   void dot_rows(Rows<const A> prepared, Rows<const std::byte> codes, Rows<A> scores,
-                std::byte* scratch) const noexcept {
-    POLARQUANT_DCHECK(prepared.count == scores.count);
-    const Scratch work(*this, scratch);
-    for_each_batch(codes, work, [&](std::size_t first, std::size_t count, std::size_t num_tiles) {
-      for (std::size_t row = 0; row < prepared.count; row += kSharedRows) {
-        const std::size_t num_rows = (std::min)(kSharedRows, prepared.count - row);
-        score_run(prepared.block(row, num_rows), work.codes, num_tiles,
-                  {work.weights, num_rows, kBatchTokens}, nullptr, work.family);
-        for (std::size_t i = 0; i < num_rows; ++i) {
-          std::copy_n(work.weights + i * kBatchTokens, count, scores.row(row + i) + first);
-        }
-      }
-    });
-  }
+                std::byte* scratch) const noexcept;
 
   // sum += weight * decode(code), in the rotated basis: to be turned back once, by finish.
   // sum: [head_dim].
@@ -166,21 +153,7 @@ class Codec {
   // The same for many codes and rows of weights: sums.row(i) += sum over j of weights.row(i)[j] *
   // decode(code j). weights: [sums.count, codes.count]; sums: [sums.count, head_dim].
   void accumulate_rows(Rows<const A> weights, Rows<const std::byte> codes, Rows<A> sums,
-                       std::byte* scratch) const noexcept {
-    POLARQUANT_DCHECK(weights.count == sums.count);
-    const Scratch work(*this, scratch);
-    for_each_batch(codes, work, [&](std::size_t first, std::size_t count, std::size_t num_tiles) {
-      for (std::size_t row = 0; row < weights.count; ++row) {
-        std::fill_n(work.sums, tile_sum_size(), A(0));
-        std::fill(std::copy_n(weights.row(row) + first, count, work.weights),
-                  work.weights + num_tiles * kTileTokens, A(0));
-        accumulate_run({work.weights, 1, kBatchTokens}, work.codes, num_tiles,
-                       {work.sums, 1, tile_sum_size()}, nullptr, work.family);
-        reduce_sum(work.sums, A(1), work.rotated);
-        for (std::size_t i = 0; i < head_dim(); ++i) sums.row(row)[i] += work.rotated[i];
-      }
-    });
-  }
+                       std::byte* scratch) const noexcept;
 
   // output = sum S^T, [head_dim] each, not overlapping.
   void finish(const A* sum, A* output) const noexcept {
@@ -223,7 +196,7 @@ class Codec {
                    Rows<A> scores, std::byte* scratch,
                    const std::byte* next = nullptr) const noexcept {
     POLARQUANT_DCHECK(prepared.count == scores.count);
-    POLARQUANT_DCHECK(detail::is_aligned(tiles) && "tiles must be aligned to 64 bytes");
+    POLARQUANT_DCHECK(is_tile_place(tiles) && "tiles must be aligned to 64 bytes");
     POLARQUANT_DCHECK(detail::is_aligned(prepared.data) && detail::is_aligned(scores.data));
     const Scratch work(*this, scratch);
     for_each_run(num_tiles, [&](std::size_t tile, std::size_t count) {
@@ -244,7 +217,7 @@ class Codec {
                         Rows<A> sums, std::byte* scratch,
                         const std::byte* next = nullptr) const noexcept {
     POLARQUANT_DCHECK(weights.count == sums.count);
-    POLARQUANT_DCHECK(detail::is_aligned(tiles) && "tiles must be aligned to 64 bytes");
+    POLARQUANT_DCHECK(is_tile_place(tiles) && "tiles must be aligned to 64 bytes");
     POLARQUANT_DCHECK(detail::is_aligned(weights.data) && detail::is_aligned(sums.data));
     const Scratch work(*this, scratch);
     for_each_run(num_tiles, [&](std::size_t tile, std::size_t count) {
@@ -348,6 +321,13 @@ class Codec {
     std::size_t num_bytes;
   };
 
+  // Whether a tile may lie here: of an odd number of bytes per vector every second one of tiles
+  // that follow each other is aligned to half a line only, and one may begin with it.
+  bool is_tile_place(const std::byte* tiles) const noexcept {
+    return detail::is_aligned(tiles) ||
+           (bytes_per_vector_ % 2 != 0 && detail::is_aligned(tiles + kAlignment / 2));
+  }
+
   static CodecFormat checked(CodecFormat format, const CodecSetup& setup) {
     const std::string found = format.problem();
     if (!found.empty()) detail::throw_invalid_argument(found);
@@ -363,58 +343,17 @@ class Codec {
   // Calls encode(first row, rows as A) for a tile of rows of another type at a time.
   template <typename T, typename Encode>
   EncodeResult in_pieces(Rows<const T> rows, const Scratch& work,
-                         const Encode& encode) const noexcept {
-    for (std::size_t first = 0; first < rows.count; first += kTileTokens) {
-      const Rows<A> piece = {work.rows, (std::min)(kTileTokens, rows.count - first), head_dim()};
-      for (std::size_t row = 0; row < piece.count; ++row) {
-        for (std::size_t i = 0; i < head_dim(); ++i) {
-          piece.row(row)[i] = static_cast<A>(rows.row(first + row)[i]);
-        }
-      }
-      const EncodeResult result = encode(first, piece);
-      if (result.failure != EncodeFailure::kNone) {
-        return {first + result.num_encoded, result.failure};
-      }
-    }
-    return {rows.count, EncodeFailure::kNone};
-  }
+                         const Encode& encode) const noexcept;
 
   // Through a tile of scratch, a row at a time where they are few.
   EncodeResult encode_pieces(Rows<const A> rows, Rows<std::byte> codes,
-                             const Scratch& work) const noexcept {
-    for (std::size_t first = 0; first < rows.count;) {
-      const std::size_t left = rows.count - first;
-      const std::size_t count = left <= kFewRows ? 1 : (std::min)(kTileTokens, left);
-      const EncodeResult result =
-          encode_slots(rows.block(first, count), 0, work.codes, work.family);
-      detail::read_tile_rows(work.codes, bytes_per_vector(),
-                             codes.block(first, result.num_encoded));
-      if (result.failure != EncodeFailure::kNone) {
-        return {first + result.num_encoded, result.failure};
-      }
-      first += count;
-    }
-    return {rows.count, EncodeFailure::kNone};
-  }
+                             const Scratch& work) const noexcept;
 
   // Gathers rows of codes into the tiles of work.codes, slots beyond the last row zero, and calls
   // visit(first row, number of rows, number of tiles) for each batch.
   template <typename Visit>
   void for_each_batch(Rows<const std::byte> codes, const Scratch& work,
-                      const Visit& visit) const noexcept {
-    for (std::size_t first = 0; first < codes.count; first += kBatchTokens) {
-      const std::size_t count = (std::min)(kBatchTokens, codes.count - first);
-      const std::size_t num_tiles = (count + kTileTokens - 1) / kTileTokens;
-      if (count % kTileTokens != 0) {
-        std::memset(work.codes + (num_tiles - 1) * tile_bytes(), 0, tile_bytes());
-      }
-      for (std::size_t row = 0; row < count; row += kTileTokens) {
-        detail::write_tile_rows(work.codes + row * bytes_per_vector(), bytes_per_vector(),
-                                codes.block(first + row, (std::min)(kTileTokens, count - row)));
-      }
-      visit(first, count, num_tiles);
-    }
-  }
+                      const Visit& visit) const noexcept;
 
   // Calls visit(first tile, number of tiles) for as many tiles at a time as kernels take.
   template <typename Visit>

@@ -1,18 +1,51 @@
-// The families of codes that the library brings, as saved files name them.
+// The families of codes that the library brings: their codecs, and their formats in saved files.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
+#include "polarquant/base/compiled.hpp"
+#include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codec/codec.hpp"
 #include "polarquant/codec/codec_format.hpp"
 #include "polarquant/codec/polar_codec.hpp"
 #include "polarquant/method/polar_format.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
+
+// The codec of a format. Throws what the codec's constructor throws, and std::invalid_argument if
+// the family has none for A.
+template <typename A>
+std::shared_ptr<const Codec<A>> make_codec(const CodecFormat& format, const CodecSetup& setup) {
+  const std::string found = format.problem();
+  if (!found.empty()) detail::throw_invalid_argument(found);
+  // The library's own are named here and not in their models, so that a program compiles those of
+  // the types that it uses.
+  if (const PolarFormat* const polar = format.polar()) {
+    return std::make_shared<const PolarCodec<A>>(*polar, setup);
+  }
+  std::shared_ptr<const Codec<A>> codec;
+  if constexpr (std::is_same_v<A, float>) {
+    codec = format.model().make_float(setup);
+  } else {
+    codec = format.model().make_double(setup);
+  }
+  if (codec != nullptr) return codec;
+  detail::throw_invalid_argument(format.description() + " has no codec for results of " +
+                                 (std::is_same_v<A, float> ? "float" : "double"));
+}
+
+POLARQUANT_INSTANTIATE(std::shared_ptr<const Codec<float>> make_codec<float>(const CodecFormat&,
+                                                                             const CodecSetup&));
+POLARQUANT_INSTANTIATE(std::shared_ptr<const Codec<double>> make_codec<double>(const CodecFormat&,
+                                                                               const CodecSetup&));
+
 namespace detail {
 
 // The one that version 1 of the saved cache knew, and did not name.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
 #include "polarquant/codec/codec_format.hpp"
+#include "polarquant/codec/codec_rows.hpp"
 #include "polarquant/codec/row_encoder.hpp"
 #include "polarquant/codes/codec_tables.hpp"
 #include "polarquant/codes/tile.hpp"
@@ -56,8 +58,12 @@ class PolarModel final : public FormatModel {
   std::string problem() const override { return format.problem(); }
 
   std::string description() const override {
+    // Of a radius only what is not usual.
+    constexpr const char* kMeanings[] = {" of norms", "", " of projections", " of least squares"};
+    const std::size_t meaning = static_cast<std::size_t>(format.radius_meaning);
     return (format.is_uncompressed() ? "uncompressed " : "polar ") + format.description() +
-           " at head_dim " + std::to_string(format.head_dim) +
+           (format.is_uncompressed() || meaning > 3 ? "" : kMeanings[meaning]) + " at head_dim " +
+           std::to_string(format.head_dim) +
            (format.codebooks == nullptr ? "" : ", given codebooks");
   }
 
@@ -80,7 +86,7 @@ class PolarModel final : public FormatModel {
       number("bits of join " + std::to_string(i),
              i < num_joins ? format.join_bits[static_cast<std::size_t>(i)] : 0);
     }
-    number("checksum of the codebooks", checksum_of(format.codebooks_or_offline()));
+    number("checksum of the codebooks", codebook_checksum());
     return result;
   }
 
@@ -88,7 +94,21 @@ class PolarModel final : public FormatModel {
     return other.polar() != nullptr && *other.polar() == format;
   }
 
-  PolarFormat format;
+  const PolarFormat format;
+
+ private:
+  // Made once, by whoever asks first: offline codebooks take milliseconds, and saving and loading
+  // ask for each side of each cache. Who asks at the same time makes the same number.
+  std::uint64_t codebook_checksum() const {
+    std::uint64_t checksum = codebook_checksum_.load(std::memory_order_relaxed);
+    if (checksum == 0) {
+      checksum = checksum_of(format.codebooks_or_offline());
+      codebook_checksum_.store(checksum, std::memory_order_relaxed);
+    }
+    return checksum;
+  }
+
+  mutable std::atomic<std::uint64_t> codebook_checksum_{0};
 };
 
 }  // namespace detail
@@ -234,32 +254,5 @@ class PolarCodec final : public Codec<A> {
 POLARQUANT_INLINE CodecFormat::CodecFormat(const PolarFormat& format)
     : model_(std::make_shared<const detail::PolarModel>(format)) {}
 #endif
-
-// The codec of a format. Throws what the codec's constructor throws, and std::invalid_argument if
-// the family has none for A.
-template <typename A>
-std::shared_ptr<const Codec<A>> make_codec(const CodecFormat& format, const CodecSetup& setup) {
-  const std::string found = format.problem();
-  if (!found.empty()) detail::throw_invalid_argument(found);
-  // The library's own are named here and not in their models, so that a program compiles those of
-  // the types that it uses.
-  if (const PolarFormat* const polar = format.polar()) {
-    return std::make_shared<const PolarCodec<A>>(*polar, setup);
-  }
-  std::shared_ptr<const Codec<A>> codec;
-  if constexpr (std::is_same_v<A, float>) {
-    codec = format.model().make_float(setup);
-  } else {
-    codec = format.model().make_double(setup);
-  }
-  if (codec != nullptr) return codec;
-  detail::throw_invalid_argument(format.description() + " has no codec for results of " +
-                                 (std::is_same_v<A, float> ? "float" : "double"));
-}
-
-POLARQUANT_INSTANTIATE(std::shared_ptr<const Codec<float>> make_codec<float>(const CodecFormat&,
-                                                                             const CodecSetup&));
-POLARQUANT_INSTANTIATE(std::shared_ptr<const Codec<double>> make_codec<double>(const CodecFormat&,
-                                                                               const CodecSetup&));
 
 POLARQUANT_END_NAMESPACE

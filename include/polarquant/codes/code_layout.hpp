@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "polarquant/base/error.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/method/polar_format.hpp"
 
@@ -36,7 +37,7 @@ class CodeLayout {
   };
 
   // Throws std::invalid_argument if the format is invalid.
-  explicit CodeLayout(const PolarFormat& format) {
+  POLARQUANT_COLD explicit CodeLayout(const PolarFormat& format) {
     format.validate();
     num_bytes_ = format.bytes_per_vector();
     num_radius_bytes_ = static_cast<std::size_t>(format.num_radii()) *

@@ -72,7 +72,8 @@ struct AngleTable {
            sizeof(float) * (tangents.size() + 2 * upper.cosines.size() + 2 * lower.cosines.size());
   }
 
-  explicit AngleTable(const AngleCodebook& codebook) : mask((1 << codebook.bits()) - 1) {
+  POLARQUANT_COLD explicit AngleTable(const AngleCodebook& codebook)
+      : mask((1 << codebook.bits()) - 1) {
     for (const double theta : codebook.centroids()) {
       const SinCos s = fixed_sin_cos_full(theta);
       cosines.push_back(s.cos);
@@ -111,7 +112,7 @@ struct CodecTables {
   float inverse_rho = 1.0f;
 
   // Throws std::invalid_argument if the format is invalid or the codebooks are not of its shape.
-  CodecTables(const PolarFormat& given_format, const CodebookSet& codebooks)
+  POLARQUANT_COLD CodecTables(const PolarFormat& given_format, const CodebookSet& codebooks)
       : format(checked(given_format, codebooks)),
         shape(given_format.shape()),
         layout(given_format),

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "polarquant/base/aligned_storage.hpp"
+#include "polarquant/base/error.hpp"
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
@@ -82,33 +84,36 @@ struct TileTables {
   std::size_t num_pairs = 0;  // of blocks: block i and block num_pairs + i
   std::size_t num_words = 0;  // rows of a tile; the last has bytes if has_byte_row
   bool has_byte_row = false;
-  std::vector<Window> windows;   // [num_blocks * kWindowsPerBlock]
-  std::vector<Node> nodes;       // in the order of folding
-  std::vector<Lanes64> cosines;  // per level, then per join
-  std::vector<Lanes64> sines;
-  std::vector<SplitLanes> split_cosines;
-  std::vector<SplitLanes> split_sines;
-  std::vector<FloatLanes> float_cosines;  // the first 32 entries
-  std::vector<FloatLanes> float_sines;
+  std::vector<Window> windows;     // [num_blocks * kWindowsPerBlock]
+  std::vector<Node> nodes;         // in the order of folding
+  AlignedVector<Lanes64> cosines;  // per level, then per join
+  AlignedVector<Lanes64> sines;
+  AlignedVector<SplitLanes> split_cosines;
+  AlignedVector<SplitLanes> split_sines;
+  AlignedVector<FloatLanes> float_cosines;  // the first 32 entries
+  AlignedVector<FloatLanes> float_sines;
   std::vector<float> float_tables;  // all 64: cosines, sines, cosines of the next, ..
 
   // Where the indices of levels 2 and 3 together have at most 4 bits: by (level 2, level 3), the
   // product of their cosines or sines on the way to coordinates 0 and 1 of eight, 2 and 3, ..
-  SplitLanes quarters[4];
+  AlignedVector<SplitLanes> quarters;  // 4
 
   // Combined tables. By (index, joining index): coordinates 0 and 1 of four; by (joining index,
   // index): coordinates 2 and 3.
-  Lanes64 coordinate[4];
+  AlignedVector<Lanes64> coordinate;  // 4
 
-  TileTables(const PolarFormat& format, const CodeLayout& layout, const CodebookSet& codebooks) {
+  POLARQUANT_COLD TileTables(const PolarFormat& format, const CodeLayout& layout,
+                             const CodebookSet& codebooks) {
     usable = is_usable(format);
     if (!usable) return;
+    quarters.resize(4);
+    coordinate.resize(4);
     first_bits = format.level_bits[0];
     second_bits = format.level_bits[1];
     combined = first_bits + second_bits <= 6;
     std::copy_n(format.level_bits.begin(), 4, block_bits);
-    const int upper_bits = std::max<int>(format.level_bits[2], format.level_bits[3]);
-    rest_bits = std::max(second_bits, upper_bits);
+    const int upper_bits = (std::max<int>)(format.level_bits[2], format.level_bits[3]);
+    rest_bits = (std::max)(second_bits, upper_bits);
     packed = first_bits + rest_bits <= 8 && 2 * first_bits + second_bits + upper_bits <= 16;
     num_blocks = static_cast<std::size_t>(format.head_dim) / kBlockWidth;
     num_pairs = (num_blocks + 1) / 2;
@@ -149,8 +154,8 @@ struct TileTables {
   std::size_t num_scratch_lanes() const {
     if (!usable) return 0;
     const std::size_t copy = has_byte_row ? num_words : 0;
-    return std::max(kMaxRun * (2 + num_blocks + 32 + 2 * kMaxRows + copy),
-                    copy + 15 + 2 * num_blocks + 2 * 16 * num_blocks);
+    return (std::max)(kMaxRun * (2 + num_blocks + 32 + 2 * kMaxRows + copy),
+                      copy + 15 + 2 * num_blocks + 2 * 16 * num_blocks);
   }
 
   // Registers that the level-1 tables of a query fill in 16 bits.
@@ -159,11 +164,12 @@ struct TileTables {
   std::size_t memory_bytes() const {
     return windows.size() * sizeof(Window) + nodes.size() * sizeof(Node) +
            2 * cosines.size() * (sizeof(Lanes64) + sizeof(SplitLanes) + sizeof(FloatLanes)) +
+           quarters.size() * sizeof(SplitLanes) + coordinate.size() * sizeof(Lanes64) +
            float_tables.size() * sizeof(float);
   }
 
   static std::int16_t to_fraction(double value) {
-    return static_cast<std::int16_t>(std::lrint(std::min(value * 32768.0, 32767.0)));
+    return static_cast<std::int16_t>(std::lrint((std::min)(value * 32768.0, 32767.0)));
   }
 
  private:
@@ -187,7 +193,7 @@ struct TileTables {
     return result;
   }
 
-  void add_codebook(const AngleCodebook& codebook) {
+  POLARQUANT_COLD void add_codebook(const AngleCodebook& codebook) {
     const std::size_t mask = codebook.centroids().size() - 1;
     Lanes64 cosine, sine;
     FloatLanes float_cosine, float_sine;
@@ -211,7 +217,7 @@ struct TileTables {
     for (const float(&half)[64] : entries) float_tables.insert(float_tables.end(), half, half + 64);
   }
 
-  void combine(const CodebookSet& codebooks) {
+  POLARQUANT_COLD void combine(const CodebookSet& codebooks) {
     const std::vector<double>& first = codebooks.levels[0].centroids();
     const std::vector<double>& second = codebooks.levels[1].centroids();
     for (std::size_t i = 0; i < 64; ++i) {
@@ -228,7 +234,7 @@ struct TileTables {
     }
   }
 
-  void combine_quarters(const CodebookSet& codebooks) {
+  POLARQUANT_COLD void combine_quarters(const CodebookSet& codebooks) {
     const std::vector<double>& second = codebooks.levels[1].centroids();
     const std::vector<double>& third = codebooks.levels[2].centroids();
     Lanes64 tables[4];
@@ -246,9 +252,9 @@ struct TileTables {
 
   Window window_at(CodeLayout::Field field) const {
     constexpr std::size_t kRowBytes = 2 * kTileTokens;
-    const std::size_t row = std::min<std::size_t>(field.bit_offset / 16, num_words - 1);
+    const std::size_t row = (std::min<std::size_t>)(field.bit_offset / 16, num_words - 1);
     return {static_cast<std::uint32_t>(row * kRowBytes),
-            static_cast<std::uint32_t>(std::min(row + 1, num_words - 1) * kRowBytes),
+            static_cast<std::uint32_t>((std::min)(row + 1, num_words - 1) * kRowBytes),
             field.bit_offset % 16};
   }
 

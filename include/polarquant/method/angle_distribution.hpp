@@ -109,18 +109,62 @@ class AngleDistribution {
   // for smooth g. Not for level 1, whose integrals are elementary.
   template <typename Function>
   double integrate(double low, double high, Function&& g) const {
+    double total = 0.0;
+    const double half_panel = for_each_node(
+        low, high, [&](double psi, const detail::SinCos& s, double density, double weight) {
+          total = detail::exactly_fused(density * g(psi, s.sin, s.cos), weight, total);
+        });
+    return total * half_panel;
+  }
+
+  // The integrals that codebooks are made of, in one pass: of 1, psi, cos, sin, cos^2 and sin cos,
+  // the same bits as integrate gives.
+  struct Moments {
+    double mass = 0.0;
+    double angle = 0.0;
+    double cosine = 0.0;
+    double sine = 0.0;
+    double cosine_squared = 0.0;
+    double cross = 0.0;
+  };
+  POLARQUANT_NOINLINE Moments moments(double low, double high) const {
+    using detail::exactly_fused;
+    Moments sum;
+    const double half_panel = for_each_node(
+        low, high, [&sum](double psi, const detail::SinCos& s, double density, double weight) {
+          sum.mass = exactly_fused(density, weight, sum.mass);
+          sum.angle = exactly_fused(density * psi, weight, sum.angle);
+          sum.cosine = exactly_fused(density * s.cos, weight, sum.cosine);
+          sum.sine = exactly_fused(density * s.sin, weight, sum.sine);
+          sum.cosine_squared = exactly_fused(density * (s.cos * s.cos), weight, sum.cosine_squared);
+          sum.cross = exactly_fused(density * (s.sin * s.cos), weight, sum.cross);
+        });
+    for (double* const value :
+         {&sum.mass, &sum.angle, &sum.cosine, &sum.sine, &sum.cosine_squared, &sum.cross}) {
+      *value *= half_panel;
+    }
+    return sum;
+  }
+
+  int a() const { return a_; }
+  int b() const { return b_; }
+
+ private:
+  // Calls visit(psi, its sine and cosine, density, weight) at every node of the quadrature over
+  // [low, high]; what it sums is to be multiplied by the result.
+  template <typename Visit>
+  double for_each_node(double low, double high, const Visit& visit) const {
     // Eight nodes and weights on [-1, 1], the positive half.
     constexpr std::array<double, 4> kNodes = {0.18343464249564980494, 0.52553240991632898582,
                                               0.79666647741362673959, 0.96028985649753623168};
     constexpr std::array<double, 4> kWeights = {0.36268378337836198297, 0.31370664587788728734,
                                                 0.22238103445337447054, 0.10122853629037625915};
     // Outside mean -+ 12 widths the density is below 1e-20 of its peak for every law there is.
-    low = std::max({low, 0.0, detail::exactly_fused(-12.0, width_, mean_)});
-    high = std::min({high, detail::kHalfPi, detail::exactly_fused(12.0, width_, mean_)});
+    low = (std::max)({low, 0.0, detail::exactly_fused(-12.0, width_, mean_)});
+    high = (std::min)({high, detail::kHalfPi, detail::exactly_fused(12.0, width_, mean_)});
     if (!(high > low)) return 0.0;
     const int num_panels = 1 + static_cast<int>((high - low) / width_);
     const double half_panel = 0.5 * (high - low) / num_panels;
-    double total = 0.0;
     for (int panel = 0; panel < num_panels; ++panel) {
       const double center =
           detail::exactly_fused(static_cast<double>(2 * panel + 1), half_panel, low);
@@ -130,17 +174,13 @@ class AngleDistribution {
           const detail::SinCos s = detail::fixed_sin_cos(psi);
           const double density = normalizer_ * detail::fixed_pow(s.cos / peak_.cos, a_ - 1) *
                                  detail::fixed_pow(s.sin / peak_.sin, b_ - 1);
-          total = detail::exactly_fused(density * g(psi, s.sin, s.cos), kWeights[k], total);
+          visit(psi, s, density, kWeights[k]);
         }
       }
     }
-    return total * half_panel;
+    return half_panel;
   }
 
-  int a() const { return a_; }
-  int b() const { return b_; }
-
- private:
   AngleDistribution(int a, int b) : a_(a), b_(b) {
     if (is_circular()) {
       mean_ = detail::kPi;
@@ -154,10 +194,8 @@ class AngleDistribution {
     width_ = 1.0 / detail::square_root(2.0 * sum + 4.0);
     mean_ = mode();
     normalizer_ = 1.0;
-    normalizer_ = 1.0 / integrate(0.0, detail::kHalfPi, [](double, double, double) { return 1.0; });
-    const double first =
-        a == b ? detail::kHalfPi / 2
-               : integrate(0.0, detail::kHalfPi, [](double psi, double, double) { return psi; });
+    normalizer_ = 1.0 / moments(0.0, detail::kHalfPi).mass;
+    const double first = a == b ? detail::kHalfPi / 2 : moments(0.0, detail::kHalfPi).angle;
     mean_ = first;
     variance_ = integrate(0.0, detail::kHalfPi, [first](double psi, double, double) {
       return (psi - first) * (psi - first);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "polarquant/base/error.hpp"
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/method/angle_distribution.hpp"
@@ -35,7 +36,7 @@ struct AngleBits {
 class BitAllocator {
  public:
   // max_budget: bits of all angles of one vector, >= 0. Cost: about 20 ms, for codebooks.
-  BitAllocator(const PolarShape& shape, int max_budget) {
+  POLARQUANT_COLD BitAllocator(const PolarShape& shape, int max_budget) {
     int join = 0;
     for (int level = shape.levels; level >= 1; --level) {
       if (join < shape.num_joins() && shape.join_right(join) == (1 << level)) {

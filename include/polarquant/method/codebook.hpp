@@ -101,21 +101,21 @@ struct CellMoments {
 };
 
 inline CellMoments cell_moments(const AngleDistribution& law, double low, double high) {
-  const double mass = law.integrate(low, high, [](double, double, double) { return 1.0; });
-  const double first = law.integrate(low, high, [](double psi, double, double) { return psi; });
+  const AngleDistribution::Moments cell = law.moments(low, high);
   // A cell of no mass (far in a tail) keeps its middle.
-  return {mass, mass > 0.0 ? first / mass : 0.5 * (low + high)};
+  return {cell.mass, cell.mass > 0.0 ? cell.angle / cell.mass : 0.5 * (low + high)};
 }
 
 // A start close to the optimum: the quantiles of density^(1/3), the optimal point density of a
 // quantizer with many levels (Panter and Dite), with the powers rounded to integers.
-inline std::vector<double> point_density_quantiles(const AngleDistribution& law, int count) {
+POLARQUANT_COLD inline std::vector<double> point_density_quantiles(const AngleDistribution& law,
+                                                                   int count) {
   constexpr int kGrid = 2048;
   constexpr double kStep = kHalfPi / kGrid;
   const int p = (law.a() - 1) / 3;
   const int q = (law.b() - 1) / 3;
   const AngleDistribution shape =
-      AngleDistribution::of_join(std::max(2, (p + 1) / 2 * 2), std::max(2, (q + 1) / 2 * 2));
+      AngleDistribution::of_join((std::max)(2, (p + 1) / 2 * 2), (std::max)(2, (q + 1) / 2 * 2));
   std::vector<double> mass(kGrid + 1, 0.0);
   for (int i = 0; i < kGrid; ++i) {
     const double density = shape.density((i + 0.5) * kStep);
@@ -143,8 +143,8 @@ inline std::vector<double> midpoints(const std::vector<double>& centroids) {
 
 // One Newton step towards theta_i = E[psi | cell i], whose Jacobian is tridiagonal because a cell's
 // edges depend on its two neighbours alone. Returns the new centroids.
-inline std::vector<double> lloyd_newton_step(const AngleDistribution& law,
-                                             const std::vector<double>& theta) {
+POLARQUANT_COLD inline std::vector<double> lloyd_newton_step(const AngleDistribution& law,
+                                                             const std::vector<double>& theta) {
   const std::size_t n = theta.size();
   std::vector<double> edges = midpoints(theta);
   edges.insert(edges.begin(), 0.0);
@@ -189,7 +189,7 @@ inline std::vector<double> lloyd_newton_step(const AngleDistribution& law,
 
 }  // namespace detail
 
-inline AngleCodebook::AngleCodebook(std::vector<double> centroids, bool circular)
+POLARQUANT_COLD inline AngleCodebook::AngleCodebook(std::vector<double> centroids, bool circular)
     : centroids_(std::move(centroids)), circular_(circular) {
   while ((std::size_t{1} << bits_) < centroids_.size()) ++bits_;
   boundaries_ = detail::midpoints(centroids_);
@@ -204,7 +204,8 @@ inline AngleCodebook::AngleCodebook(std::vector<double> centroids, bool circular
   }
 }
 
-inline AngleCodebook AngleCodebook::from_centroids(std::vector<double> centroids, bool circular) {
+POLARQUANT_COLD inline AngleCodebook AngleCodebook::from_centroids(std::vector<double> centroids,
+                                                                   bool circular) {
   const std::size_t count = centroids.size();
   if (count == 0 || count > 256 || (count & (count - 1)) != 0 || (circular && count < 2)) {
     detail::throw_invalid_argument(
@@ -224,7 +225,8 @@ inline AngleCodebook AngleCodebook::from_centroids(std::vector<double> centroids
   return AngleCodebook(std::move(centroids), circular);
 }
 
-inline AngleCodebook AngleCodebook::lloyd_max(const AngleDistribution& law, int bits) {
+POLARQUANT_COLD inline AngleCodebook AngleCodebook::lloyd_max(const AngleDistribution& law,
+                                                              int bits) {
   if (bits < (law.is_circular() ? 1 : 0) || bits > 8) {
     detail::throw_invalid_argument(
         {"a codebook of ", bits, " bits: must be ", law.is_circular() ? 1 : 0, " .. 8"});
@@ -247,7 +249,7 @@ inline AngleCodebook AngleCodebook::lloyd_max(const AngleDistribution& law, int 
     const std::vector<double> next = detail::lloyd_newton_step(law, theta);
     double change = 0.0;
     for (std::size_t i = 0; i < next.size(); ++i) {
-      change = std::max(change, std::abs(next[i] - theta[i]));
+      change = (std::max)(change, std::abs(next[i] - theta[i]));
     }
     theta = next;
     if (change < 1e-13) break;
@@ -261,7 +263,8 @@ inline AngleCodebook AngleCodebook::lloyd_max(const AngleDistribution& law, int 
   return AngleCodebook(std::move(theta), false);
 }
 
-inline CosineMoments cosine_moments(const AngleDistribution& law, const AngleCodebook& codebook) {
+POLARQUANT_COLD inline CosineMoments cosine_moments(const AngleDistribution& law,
+                                                    const AngleCodebook& codebook) {
   using detail::exactly_fused;
   if (law.is_circular() != codebook.is_circular()) {
     detail::throw_invalid_argument("a circular angle needs a circular codebook, and no other does");
@@ -286,18 +289,14 @@ inline CosineMoments cosine_moments(const AngleDistribution& law, const AngleCod
     const double low = i == 0 ? 0.0 : codebook.boundaries()[i - 1];
     const double high = i + 1 < count ? codebook.boundaries()[i] : law.upper();
     const detail::SinCos theta = detail::fixed_sin_cos(codebook.centroids()[i]);
-    const auto expectation = [&law, low, high](auto g) { return law.integrate(low, high, g); };
-    const double mass = expectation([](double, double, double) { return 1.0; });
-    const double cosine = expectation([](double, double, double c) { return c; });
-    const double sine = expectation([](double, double s, double) { return s; });
-    const double cosine_squared = expectation([](double, double, double c) { return c * c; });
-    const double cross = expectation([](double, double s, double c) { return s * c; });
-    sum.cosine = exactly_fused(theta.cos, cosine, sum.cosine);
-    sum.sine = exactly_fused(theta.sin, sine, sum.sine);
-    sum.cosine_squared = exactly_fused(theta.cos * theta.cos, cosine_squared, sum.cosine_squared);
+    const AngleDistribution::Moments cell = law.moments(low, high);
+    sum.cosine = exactly_fused(theta.cos, cell.cosine, sum.cosine);
+    sum.sine = exactly_fused(theta.sin, cell.sine, sum.sine);
+    sum.cosine_squared =
+        exactly_fused(theta.cos * theta.cos, cell.cosine_squared, sum.cosine_squared);
     sum.sine_squared =
-        exactly_fused(theta.sin * theta.sin, mass - cosine_squared, sum.sine_squared);
-    sum.cross = exactly_fused(theta.cos * theta.sin, cross, sum.cross);
+        exactly_fused(theta.sin * theta.sin, cell.mass - cell.cosine_squared, sum.sine_squared);
+    sum.cross = exactly_fused(theta.cos * theta.sin, cell.cross, sum.cross);
   }
   return sum;
 }

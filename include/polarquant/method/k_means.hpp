@@ -59,8 +59,8 @@ inline AngleCodebook AngleCodebook::k_means(std::vector<double> angles,
     double total = 0.0;
     for (std::size_t i = 0; i < n; ++i) {
       double gap = std::abs(angles[i] - centers.back());
-      if (options.circular) gap = std::min(gap, detail::kTwoPi - gap);
-      distance[i] = std::min(distance[i], gap * gap);
+      if (options.circular) gap = (std::min)(gap, detail::kTwoPi - gap);
+      distance[i] = (std::min)(distance[i], gap * gap);
       total += distance[i];
     }
     double target = random.uniform() * total;
@@ -99,7 +99,7 @@ inline AngleCodebook AngleCodebook::k_means(std::vector<double> angles,
       // An empty cell keeps its centre.
       next[k] = end > begin ? (prefix[end] - prefix[begin]) / static_cast<double>(end - begin)
                             : centers[k];
-      change = std::max(change, std::abs(next[k] - centers[k]));
+      change = (std::max)(change, std::abs(next[k] - centers[k]));
     }
     centers = next;
     if (change < 1e-12) break;
@@ -110,7 +110,7 @@ inline AngleCodebook AngleCodebook::k_means(std::vector<double> angles,
       if (center >= upper) center -= upper;
     }
   } else {
-    for (double& center : centers) center = std::min(std::max(center, 0.0), upper);
+    for (double& center : centers) center = (std::min)((std::max)(center, 0.0), upper);
   }
   std::sort(centers.begin(), centers.end());
   return AngleCodebook(std::move(centers), options.circular);

@@ -58,8 +58,8 @@ CodebookSet online_codebooks(const PolarFormat& format, const Rotation& rotation
   for (std::size_t k = 0; k < stride.size(); ++k) {
     const std::size_t per_row =
         k < num_levels ? static_cast<std::size_t>(shape.num_angles(static_cast<int>(k) + 1)) : 1;
-    const std::size_t max_num_rows = std::max<std::size_t>(1, options.max_num_angles / per_row);
-    stride[k] = std::max<std::size_t>(1, (rows.count + max_num_rows - 1) / max_num_rows);
+    const std::size_t max_num_rows = (std::max<std::size_t>)(1, options.max_num_angles / per_row);
+    stride[k] = (std::max<std::size_t>)(1, (rows.count + max_num_rows - 1) / max_num_rows);
   }
   std::vector<double> given(d), rotated(d), angles(d), radii(d);
   for (std::size_t row = 0; row < rows.count; ++row) {
@@ -70,7 +70,7 @@ CodebookSet online_codebooks(const PolarFormat& format, const Rotation& rotation
         detail::throw_invalid_argument(
             {"row ", row, " has a NaN or an infinity at coordinate ", i});
       }
-      largest = std::max(largest, std::abs(given[i]));
+      largest = (std::max)(largest, std::abs(given[i]));
     }
     if (largest == 0.0) continue;
     rotation.apply(given.data(), rotated.data());
@@ -78,7 +78,7 @@ CodebookSet online_codebooks(const PolarFormat& format, const Rotation& rotation
     for (std::size_t k = 0; k < samples.size(); ++k) {
       if (row % stride[k] != 0) continue;
       const bool is_join = k >= num_levels;
-      const int level = static_cast<int>(std::min(k, num_levels)) + 1;
+      const int level = static_cast<int>((std::min)(k, num_levels)) + 1;
       const std::size_t first =
           static_cast<std::size_t>(shape.first_angle(level)) + (is_join ? k - num_levels : 0);
       const std::size_t count = is_join ? 1 : static_cast<std::size_t>(shape.num_angles(level));

@@ -155,7 +155,8 @@ inline Alignment join_alignments(const Alignment& left, const Alignment& right,
               2.0 * left.mean * right.mean * node.cross};
 }
 
-inline Alignment format_alignment(const PolarFormat& format, const CodebookSet& codebooks) {
+POLARQUANT_COLD inline Alignment format_alignment(const PolarFormat& format,
+                                                  const CodebookSet& codebooks) {
   if (format.is_uncompressed()) return {1.0, 1.0};
   const PolarShape shape = format.shape();
   std::vector<Alignment> by_level;  // g of a part of 2^level coordinates

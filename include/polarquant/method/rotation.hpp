@@ -67,7 +67,7 @@ POLARQUANT_TARGET_AVX2 inline void orthonormalize_columns_fma(double* a, std::si
 #endif
 
 // A Haar-random orthogonal n x n matrix, row-major, the same bits everywhere.
-inline std::vector<float> haar_matrix(std::size_t n, Random& random) {
+POLARQUANT_NOINLINE inline std::vector<float> haar_matrix(std::size_t n, Random& random) {
   std::vector<double> a(n * n);
   std::vector<double> products(n);
   for (double& entry : a) entry = random.gaussian();
@@ -85,7 +85,8 @@ inline std::vector<float> haar_matrix(std::size_t n, Random& random) {
   return result;
 }
 
-inline std::vector<float> transpose(const std::vector<float>& matrix, std::size_t n) {
+POLARQUANT_NOINLINE inline std::vector<float> transpose(const std::vector<float>& matrix,
+                                                        std::size_t n) {
   std::vector<float> result(n * n);
   for (std::size_t i = 0; i < n; ++i) {
     for (std::size_t j = 0; j < n; ++j) result[j * n + i] = matrix[i * n + j];

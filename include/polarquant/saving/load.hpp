@@ -9,6 +9,7 @@
 #include <istream>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -60,7 +61,8 @@ inline SavedHeader read_header(ByteSource& source, SectionReader& reader) {
   if (source.num_left() == 0) throw_runtime_error("loading: there are no bytes, it is empty");
   std::memcpy(header, reader.take(sizeof header), sizeof header);
   if (std::memcmp(header, kSavedMagic, 8) != 0) {
-    throw_runtime_error("loading: this is no saved cache, it does not begin with \"PolarKV\"");
+    throw_runtime_error({"loading: this is no saved cache, it does not begin with \"",
+                         std::string_view(kSavedMagic, 7), "\""});
   }
   Checksum checksum;
   checksum.add(header, 24);
@@ -110,7 +112,7 @@ inline void read_rows(SectionReader& reader, std::size_t head_dim, std::size_t f
   for (std::size_t row = 0; row < count; ++row) {
     const std::byte* const bytes = reader.take(num_bytes);
     if (row == rows.capacity()) {
-      rows.resize(std::min(capacity, (std::max)(kPageTokens, 2 * row)), first, row);
+      rows.resize((std::min)(capacity, (std::max)(kPageTokens, 2 * row)), first, row);
     }
     std::memcpy(rows.mutable_row(first + row), bytes, num_bytes);
   }
@@ -278,10 +280,10 @@ POLARQUANT_INLINE SavedCacheInfo read_info(ByteSource& source) {
   info.num_tokens = static_cast<std::size_t>(counts.num_tokens);
   KVCacheConfig& config = info.config;
   const auto number = [](std::uint64_t value) {
-    return static_cast<std::size_t>(std::min<std::uint64_t>(value, KVCacheConfig::kAllTokens));
+    return static_cast<std::size_t>((std::min<std::uint64_t>)(value, KVCacheConfig::kAllTokens));
   };
   config.num_kv_heads = config.num_query_heads =
-      static_cast<int>(std::min<std::uint64_t>(settings.num_kv_heads, 1u << 20));
+      static_cast<int>((std::min<std::uint64_t>)(settings.num_kv_heads, 1u << 20));
   config.num_sink_tokens = number(settings.num_sink_tokens);
   config.num_recent_tokens = number(settings.num_recent_tokens);
   config.exact_type = static_cast<FloatType>(settings.exact_type);

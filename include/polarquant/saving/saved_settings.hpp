@@ -239,13 +239,13 @@ inline void check_settings(const SavedSettings& found, const SavedSettings& own)
     const bool is_key = which == Side::kKeys;
     const SavedSide& theirs = found.sides[static_cast<std::size_t>(which)];
     const SavedSide& ours = own.sides[static_cast<std::size_t>(which)];
+    if (theirs == ours) continue;
     const std::string their_format = read_format(theirs.family, theirs.numbers).description;
     const std::string our_format = read_format(ours.family, ours.numbers).description;
     compare(is_key ? "keys in" : "values in", their_format, our_format,
             theirs.family == ours.family && their_format == our_format);
     compare(is_key ? "a key rotation" : "a value rotation", name_of_rotation(theirs),
             name_of_rotation(ours), name_of_rotation(theirs) == name_of_rotation(ours));
-    if (theirs == ours) continue;
     throw_runtime_error({"loading: the ", is_key ? "keys" : "values",
                          " of the saved cache have other codebooks or another rotation than this "
                          "cache's, though their names are the same"});

@@ -30,7 +30,8 @@ template <typename A>
 struct SideScratch {
   SideScratch(const KVCodec<A>& codec, std::byte* base) {
     ScratchArena arena(base);
-    stride = ExactRows::padded_width(std::max(codec.keys().head_dim(), codec.values().head_dim()));
+    stride =
+        ExactRows::padded_width((std::max)(codec.keys().head_dim(), codec.values().head_dim()));
     rows = arena.template take<A>(kTileTokens * stride);
     codec_scratch = arena.template take<std::byte>(
         (std::max)(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
@@ -156,6 +157,14 @@ struct HeadSide {
       std::copy_n(work.rows, codec.head_dim(), rows.row(token));
       ++token;
     }
+  }
+
+  // The code in a slot.
+  std::vector<std::byte> code(const Codec<A>& codec, std::size_t slot) const {
+    std::vector<std::byte> result(codec.bytes_per_vector());
+    read_tile_slot(pages.tile(slot / kTileTokens), result.size(), slot % kTileTokens,
+                   result.data());
+    return result;
   }
 
   PagePool pages;

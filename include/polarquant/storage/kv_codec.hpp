@@ -9,7 +9,7 @@
 #include "polarquant/base/compiled.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
-#include "polarquant/codec/polar_codec.hpp"
+#include "polarquant/codec/families.hpp"
 #include "polarquant/method/rotation.hpp"
 #include "polarquant/storage/config.hpp"
 
@@ -92,4 +92,18 @@ std::string KVCodec<A>::mismatch(const KVCacheConfig& config) const {
 POLARQUANT_INSTANTIATE(class KVCodec<float>);
 POLARQUANT_INSTANTIATE(class KVCodec<double>);
 
+namespace detail {
+
+// Returns the codec of caches of a configuration; throws std::invalid_argument if it is none.
+template <typename A>
+std::shared_ptr<const KVCodec<A>> fitting_codec(const KVCacheConfig& config,
+                                                std::shared_ptr<const KVCodec<A>> codec) {
+  config.validate();
+  if (codec == nullptr) throw_invalid_argument("a cache without a codec");
+  const std::string found = codec->mismatch(config);
+  if (!found.empty()) throw_invalid_argument(found);
+  return codec;
+}
+
+}  // namespace detail
 POLARQUANT_END_NAMESPACE

@@ -112,7 +112,7 @@ class PagePool {
     }
     if (end <= end_page()) return;
     const std::size_t num_pages = end - first_page_;
-    if (num_pages > pages_.capacity()) pages_.reserve(std::max(num_pages, 2 * pages_.size()));
+    if (num_pages > pages_.capacity()) pages_.reserve((std::max)(num_pages, 2 * pages_.size()));
     while (pages_.size() < num_pages) pages_.push_back(allocate(0));
   }
 

@@ -1,4 +1,4 @@
-// What the programs around the snippets of docs/using.md share: data, aligned memory, and attention
+// What the programs around the snippets of docs/using.md share: data, and attention
 // in plain arithmetic.
 #pragma once
 
@@ -7,20 +7,6 @@
 #include <functional>
 #include <polarquant/polarquant.hpp>
 #include <vector>
-
-struct alignas(64) Line {
-  std::byte bytes[64];
-};
-
-class Memory {
- public:
-  explicit Memory(std::size_t num_bytes) : lines_((num_bytes + 63) / 64) {}
-  std::byte* bytes() { return lines_.data()->bytes; }
-  float* floats() { return reinterpret_cast<float*>(bytes()); }
-
- private:
-  std::vector<Line> lines_;
-};
 
 inline std::vector<float> gaussian(std::size_t count, std::uint64_t seed) {
   polarquant::Random random(seed);
@@ -38,17 +24,19 @@ inline polarquant::KVCodec<float> make_codec(int head_dim) {
 }
 
 // What `codec` makes of the rows.
-inline std::vector<float> decoded(const polarquant::PolarCodec<float>& codec,
+inline std::vector<float> decoded(const polarquant::Codec<float>& codec,
                                   const std::vector<float>& rows) {
   const std::size_t d = codec.head_dim();
   const std::size_t count = rows.size() / d;
   std::vector<std::byte> codes(count * codec.bytes_per_vector());
   std::vector<float> result(rows.size());
-  Memory scratch(codec.scratch_bytes());
-  codec.encode({rows.data(), count, d}, {codes.data(), count, codec.bytes_per_vector()},
-               scratch.bytes());
+  polarquant::AlignedBuffer scratch(codec.scratch_bytes());
+  const polarquant::EncodeResult encoded =
+      codec.encode({rows.data(), count, d}, {codes.data(), count, codec.bytes_per_vector()},
+                   scratch.data());
+  if (encoded.num_encoded != count) return {};
   codec.decode({codes.data(), count, codec.bytes_per_vector()}, {result.data(), count, d},
-               scratch.bytes());
+               scratch.data());
   return result;
 }
 

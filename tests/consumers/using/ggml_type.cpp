@@ -6,20 +6,20 @@
 int main() {
   constexpr std::size_t kWidth = 64, kNumRows = 50;
   const polarquant::KVCodec<float> both = make_codec(kWidth);
-  const PolarType type{both.keys};
+  const PolarType type{both.keys()};
   const std::vector<float> rows = gaussian(kNumRows * kWidth, 1), query = gaussian(kWidth, 2);
   std::vector<std::byte> tensor(kNumRows * type.row_size());
-  Memory scratch(both.keys.scratch_bytes()), table(type.query_size());
-  type.query_from_float(query.data(), table.bytes(), scratch.bytes());
+  polarquant::AlignedBuffer scratch(both.keys().scratch_bytes()), table(type.query_size());
+  type.query_from_float(query.data(), table.data(), scratch.data());
   std::vector<float> sum(kWidth), output(kWidth), x(kWidth);
   std::vector<double> expected(kWidth);
   double largest = 0.0;
   for (std::size_t row = 0; row < kNumRows; ++row) {
     std::byte* const place = tensor.data() + row * type.row_size();
-    if (!type.from_float(&rows[row * kWidth], place, scratch.bytes())) return 1;
-    type.to_float(place, x.data(), scratch.bytes());
-    const float score = type.vec_dot(place, table.bytes(), scratch.bytes());
-    type.vec_mad(score, place, sum.data(), scratch.bytes());
+    if (!type.from_float(&rows[row * kWidth], place, scratch.data())) return 1;
+    type.to_float(place, x.data(), scratch.data());
+    const float score = type.vec_dot(place, table.data(), scratch.data());
+    type.vec_mad(score, place, sum.data(), scratch.data());
     double dot = 0.0;
     for (std::size_t i = 0; i < kWidth; ++i) {
       dot += static_cast<double>(query[i]) * static_cast<double>(x[i]);
@@ -32,5 +32,5 @@ int main() {
     largest = std::fmax(largest, std::fabs(expected[i] - static_cast<double>(output[i])));
   }
   x[3] = std::nanf("");
-  return largest < 1e-3 && !type.from_float(x.data(), tensor.data(), scratch.bytes()) ? 0 : 1;
+  return largest < 1e-3 && !type.from_float(x.data(), tensor.data(), scratch.data()) ? 0 : 1;
 }

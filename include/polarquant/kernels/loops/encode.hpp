@@ -1,7 +1,9 @@
 // Rotation and encoding of vectors, in plain loops and without trigonometry.
 //
 // The code is a bit-exact function of its input: products that feed a sum are explicit fmas, and
-// every sum has a fixed order.
+// every sum has a fixed order. With -ffast-math clang 14 may still round an fma twice where the
+// machine has none, and approximate a root (see exactly_fused): there alone codes may
+// differ in an index at a boundary or the last bit of a radius, which costs no accuracy.
 #pragma once
 
 #include <cmath>

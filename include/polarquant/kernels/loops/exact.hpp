@@ -132,13 +132,13 @@ POLARQUANT_ALWAYS_INLINE float soft_cap(float x, float y, float cap) {
   series = fused(series, y2, -17.0f / 315.0f);
   series = fused(series, y2, 2.0f / 15.0f);
   series = fused(series, y2, -1.0f / 3.0f);
-  const float small = fused(x, y2 * series, x);
+  const float by_series = fused(x, y2 * series, x);
   const float magnitude = float_from_bits(float_bits(y) & 0x7fffffffu);
   const float e = exp_nonpositive(-2.0f * magnitude);
   const float large = cap * (1.0f - e) / (1.0f + e);
   const std::uint32_t signed_large = float_bits(large) | (float_bits(y) & 0x80000000u);
   return float_from_bits(
-      select_bits(float_bits(magnitude) < 0x3e800000u, float_bits(small), signed_large));
+      select_bits(float_bits(magnitude) < 0x3e800000u, float_bits(by_series), signed_large));
 }
 POLARQUANT_ALWAYS_INLINE double soft_cap(double x, double y, double cap) {
   return y > -1e-9 && y < 1e-9 ? x : cap * std::tanh(y);

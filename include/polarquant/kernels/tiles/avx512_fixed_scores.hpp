@@ -6,16 +6,16 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "polarquant/codes/codec_tables.hpp"
-#include "polarquant/kernels/words/avx512.hpp"
-#include "polarquant/kernels/tiles/avx512_fixed_blocks.hpp"
-#include "polarquant/kernels/loops/decode.hpp"
-#include "polarquant/kernels/tiles/fixed_common.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/base/rows.hpp"
-#include "polarquant/codes/tile_tables.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/codes/tile_tables.hpp"
+#include "polarquant/kernels/loops/decode.hpp"
+#include "polarquant/kernels/tiles/avx512_fixed_blocks.hpp"
+#include "polarquant/kernels/tiles/fixed_common.hpp"
+#include "polarquant/kernels/words/avx512.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>
@@ -130,7 +130,7 @@ POLARQUANT_AVX512_INLINE void score_run_fixed(const CodecTables& tables, const T
     for (std::size_t row = 0; row < prepared.count; row += kSharedRows) {
       const Rows<const float> own = {queries.row(row), 0, queries.stride};
       Lanes* const sums = memory.sums + row * kRun * 2;
-      switch (std::min(kSharedRows, prepared.count - row)) {
+      switch ((std::min)(kSharedRows, prepared.count - row)) {
         case 1:
           multiply_queries<1>(memory.vectors, run.count, own, 16 * pair, sums);
           break;
@@ -255,7 +255,7 @@ POLARQUANT_TARGET_AVX512_TILES inline void score_tiles_fixed(
     const std::byte* const next =
         first + kRun < num_tiles ? tiles + (first + kRun) * tile_size : scratch.next;
     const TileRun run = with_next(run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
-                                         std::min(kRun, num_tiles - first), memory.copy),
+                                         (std::min)(kRun, num_tiles - first), memory.copy),
                                   tables.tile_tables, next, tile_size);
     float* const out = scores.data + first * kTileTokens;
     if (prepared.count == 1) {
@@ -264,7 +264,7 @@ POLARQUANT_TARGET_AVX512_TILES inline void score_tiles_fixed(
       continue;
     }
     for (std::size_t row = 0; row < prepared.count; row += TileTables::kMaxRows) {
-      const std::size_t count = std::min(TileTables::kMaxRows, prepared.count - row);
+      const std::size_t count = (std::min)(TileTables::kMaxRows, prepared.count - row);
       score_run_fixed(tables, run, memory, {prepared.row(row), count, prepared.stride},
                       {out + row * scores.stride, count, scores.stride});
     }

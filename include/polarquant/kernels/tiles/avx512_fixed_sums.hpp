@@ -6,16 +6,16 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "polarquant/codes/codec_tables.hpp"
-#include "polarquant/kernels/words/avx512.hpp"
-#include "polarquant/kernels/tiles/avx512_fixed_blocks.hpp"
-#include "polarquant/kernels/loops/decode.hpp"
-#include "polarquant/kernels/tiles/fixed_common.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/base/rows.hpp"
-#include "polarquant/codes/tile_tables.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/codes/tile_tables.hpp"
+#include "polarquant/kernels/loops/decode.hpp"
+#include "polarquant/kernels/tiles/avx512_fixed_blocks.hpp"
+#include "polarquant/kernels/tiles/fixed_common.hpp"
+#include "polarquant/kernels/words/avx512.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>
@@ -39,14 +39,14 @@ POLARQUANT_AVX512_INLINE float scale_weights(const float* weights, const float* 
     largest = _mm512_max_ps(largest, magnitude);
     total = _mm512_add_ps(total, magnitude);
   }
-  const float max = _mm512_reduce_max_ps(largest);
-  if (!(max > 0.0f)) {
+  const float most = _mm512_reduce_max_ps(largest);
+  if (!(most > 0.0f)) {
     for (std::size_t n = 0; n < num_tiles; ++n) store(out[n], _mm512_setzero_si512());
     return 0.0f;
   }
   const float lane_total = _mm512_reduce_max_ps(total);
   // Beyond 1e37 the scale's inverse would be subnormal. Two tokens share a lane.
-  const float scale = std::min({32766.0f / max, 32500.0f / std::min(lane_total, 3e38f), 1e37f});
+  const float scale = (std::min)({32766.0f / most, 32500.0f / (std::min)(lane_total, 3e38f), 1e37f});
   const __m512 factor = _mm512_set1_ps(scale);
   for (std::size_t k = 0; k < 2 * num_tiles; ++k) {
     const __m512i rounded = _mm512_cvtps_epi32(
@@ -111,7 +111,7 @@ POLARQUANT_AVX512_INLINE void accumulate_run_fixed(const CodecTables& tables, co
     for (std::size_t row = 0; row < weights.count; row += kSharedRows) {
       const Rows<float> own = {sums.row(row) + block * 16 * kTileTokens, 0, sums.stride};
       const Lanes* const lanes = memory.sums + row * kRun;
-      switch (std::min(kSharedRows, weights.count - row)) {
+      switch ((std::min)(kSharedRows, weights.count - row)) {
         case 1:
           multiply_weights<1>(memory.vectors, run.count, lanes, units + row, own);
           break;
@@ -138,10 +138,10 @@ POLARQUANT_TARGET_AVX512_TILES inline void accumulate_tiles_fixed(
     const std::byte* const next =
         first + kRun < num_tiles ? tiles + (first + kRun) * tile_size : scratch.next;
     const TileRun run = with_next(run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
-                                         std::min(kRun, num_tiles - first), memory.copy),
+                                         (std::min)(kRun, num_tiles - first), memory.copy),
                                   tables.tile_tables, next, tile_size);
     for (std::size_t row = 0; row < weights.count; row += TileTables::kMaxRows) {
-      const std::size_t count = std::min(TileTables::kMaxRows, weights.count - row);
+      const std::size_t count = (std::min)(TileTables::kMaxRows, weights.count - row);
       accumulate_run_fixed(tables, run, memory,
                            {weights.row(row) + first * kTileTokens, count, weights.stride},
                            {sums.row(row), count, sums.stride});

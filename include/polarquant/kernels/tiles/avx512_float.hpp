@@ -5,13 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "polarquant/codes/codec_tables.hpp"
-#include "polarquant/kernels/words/avx512.hpp"
 #include "polarquant/base/isa.hpp"
-#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/base/rows.hpp"
-#include "polarquant/codes/tile_tables.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
+#include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/codes/tile_tables.hpp"
+#include "polarquant/kernels/words/avx512.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>

@@ -8,13 +8,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/codes/tile_tables.hpp"
 #include "polarquant/kernels/tiles/fixed_common.hpp"
 #include "polarquant/kernels/tiles/fixed_indices.hpp"
 #include "polarquant/kernels/words/words.hpp"
-#include "polarquant/codes/code_layout.hpp"
-#include "polarquant/codes/tile_tables.hpp"
-#include "polarquant/base/version.hpp"
 
 #if POLARQUANT_HAS_WORDS
 POLARQUANT_BEGIN_NAMESPACE

@@ -56,7 +56,7 @@ inline float pair_query(const CodecTables& tables, const float* query, float* pr
   }
   // Beyond 1e37 the scale's inverse, which comes back in, would be subnormal.
   const float scale =
-      norm2 > 0.0 ? static_cast<float>(std::min(32000.0 / square_root(norm2), 1e37)) : 0.0f;
+      norm2 > 0.0 ? static_cast<float>((std::min)(32000.0 / square_root(norm2), 1e37)) : 0.0f;
   prepared[0] = norm2 > 0.0 ? 1.0f / scale : 0.0f;
   std::int16_t* const pairs = reinterpret_cast<std::int16_t*>(prepared + 16);
   const std::size_t half = 16 * tables.tile_tables.num_pairs;

@@ -6,10 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "polarquant/kernels/words/words.hpp"
+#include "polarquant/base/version.hpp"
 #include "polarquant/codes/code_layout.hpp"
 #include "polarquant/codes/tile_tables.hpp"
-#include "polarquant/base/version.hpp"
+#include "polarquant/kernels/words/words.hpp"
 
 #if POLARQUANT_HAS_WORDS
 POLARQUANT_BEGIN_NAMESPACE
@@ -28,8 +28,8 @@ struct Levels {
 POLARQUANT_WORDS_INLINE Levels levels_of(const TileTables& tile_tables) {
   const std::size_t first_bits = static_cast<std::size_t>(tile_tables.first_bits);
   const std::size_t second_bits = static_cast<std::size_t>(tile_tables.second_bits);
-  return {tile_tables.split_cosines.data(), tile_tables.split_sines.data(), tile_tables.quarters,
-          shift_of(first_bits), shift_of(first_bits + second_bits)};
+  return {tile_tables.split_cosines.data(), tile_tables.split_sines.data(),
+          tile_tables.quarters.data(), shift_of(first_bits), shift_of(first_bits + second_bits)};
 }
 
 // Bits of the look-up that an index needs.
@@ -137,7 +137,7 @@ POLARQUANT_WORDS_INLINE BlockPlace<Shape> place_of(const TileTables& tile_tables
     // Row 0 has a radius: a block always has a row before it.
     std::size_t row = windows[0].low - (windows[0].shift == 0 ? sizeof(Lanes) : 0);
     for (std::size_t& next : place.rows) {
-      next = std::min(row, last);
+      next = (std::min)(row, last);
       row += sizeof(Lanes);
     }
     place.shift = windows[0].shift == 0 ? 16 : windows[0].shift;

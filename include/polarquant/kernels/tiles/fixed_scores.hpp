@@ -6,14 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "polarquant/base/rows.hpp"
+#include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/codes/tile_tables.hpp"
 #include "polarquant/kernels/tiles/fixed_blocks.hpp"
 #include "polarquant/kernels/tiles/fixed_common.hpp"
 #include "polarquant/kernels/words/words.hpp"
-#include "polarquant/codes/code_layout.hpp"
-#include "polarquant/base/rows.hpp"
-#include "polarquant/codes/tile_tables.hpp"
-#include "polarquant/base/version.hpp"
 
 #if POLARQUANT_HAS_WORDS
 POLARQUANT_BEGIN_NAMESPACE
@@ -198,7 +198,7 @@ POLARQUANT_WORDS_TARGET void score_run(const CodecTables& tables, const TileRun&
     for (std::size_t row = 0; row < prepared.count; row += kSharedSums) {
       const Rows<const float> own = {prepared.row(row) + 16 + 16 * pair, 0, prepared.stride};
       Lanes* const sums = memory.sums + row * kRun * 2;
-      switch (std::min(kSharedSums, prepared.count - row)) {
+      switch ((std::min)(kSharedSums, prepared.count - row)) {
         case 1:
           multiply_queries<1>(memory.vectors, run.count, own, sums);
           break;
@@ -206,8 +206,8 @@ POLARQUANT_WORDS_TARGET void score_run(const CodecTables& tables, const TileRun&
           multiply_queries<2>(memory.vectors, run.count, own, sums);
           break;
         case 3:
-          multiply_queries<std::min<std::size_t>(3, kSharedSums)>(memory.vectors, run.count, own,
-                                                                  sums);
+          multiply_queries<(std::min<std::size_t>)(3, kSharedSums)>(memory.vectors, run.count, own,
+                                                                    sums);
           break;
         default:
           multiply_queries<kSharedSums>(memory.vectors, run.count, own, sums);
@@ -234,14 +234,14 @@ POLARQUANT_WORDS_TARGET inline void score_tiles(const CodecTables& tables, const
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
     const TileRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,
-                               std::min(kRun, num_tiles - first), memory.copy);
+                               (std::min)(kRun, num_tiles - first), memory.copy);
     float* const out = scores.data + first * kTileTokens;
     if (prepared.count == 1) {
       POLARQUANT_DISPATCH_SHAPE(tile_tables, contract_run, tables, run, memory, prepared.data, out);
       continue;
     }
     for (std::size_t row = 0; row < prepared.count; row += TileTables::kMaxRows) {
-      const std::size_t count = std::min(TileTables::kMaxRows, prepared.count - row);
+      const std::size_t count = (std::min)(TileTables::kMaxRows, prepared.count - row);
       const Rows<const float> own = {prepared.row(row), count, prepared.stride};
       const Rows<float> own_scores = {out + row * scores.stride, count, scores.stride};
       POLARQUANT_DISPATCH_SHAPE(tile_tables, score_run, tables, run, memory, own, own_scores);

@@ -6,14 +6,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "polarquant/base/rows.hpp"
+#include "polarquant/base/version.hpp"
+#include "polarquant/codes/code_layout.hpp"
 #include "polarquant/codes/codec_tables.hpp"
+#include "polarquant/codes/tile_tables.hpp"
 #include "polarquant/kernels/tiles/fixed_blocks.hpp"
 #include "polarquant/kernels/tiles/fixed_common.hpp"
 #include "polarquant/kernels/words/words.hpp"
-#include "polarquant/codes/code_layout.hpp"
-#include "polarquant/base/rows.hpp"
-#include "polarquant/codes/tile_tables.hpp"
-#include "polarquant/base/version.hpp"
 
 #if POLARQUANT_HAS_WORDS
 POLARQUANT_BEGIN_NAMESPACE
@@ -37,14 +37,14 @@ POLARQUANT_WORDS_TARGET inline float scale_weights(const float* weights, const f
   float lanes[2][kTileTokens];
   store_floats(lanes[0], largest_product);
   store_floats(lanes[1], total);
-  const float max = *std::max_element(lanes[0], lanes[0] + kTileTokens);
-  if (!(max > 0.0f)) {
+  const float most = *std::max_element(lanes[0], lanes[0] + kTileTokens);
+  if (!(most > 0.0f)) {
     for (std::size_t n = 0; n < num_tiles; ++n) store(out[n], broadcast_word(0));
     return 0.0f;
   }
   const float lane_total = *std::max_element(lanes[1], lanes[1] + kTileTokens);
   // Beyond 1e37 the scale's inverse would be subnormal. Two tokens share a lane.
-  const float scale = std::min({32766.0f / max, 32500.0f / std::min(lane_total, 3e38f), 1e37f});
+  const float scale = (std::min)({32766.0f / most, 32500.0f / (std::min)(lane_total, 3e38f), 1e37f});
   for (std::size_t n = 0; n < num_tiles; ++n) {
     const Floats dither = load_floats(kDither.values + n * kTileTokens);
     store(out[n], to_words(multiply_add(products[n], broadcast(scale), dither)));
@@ -102,7 +102,7 @@ POLARQUANT_WORDS_TARGET void accumulate_run(const CodecTables& tables, const Til
     for (std::size_t row = 0; row < weights.count; row += kSharedSums) {
       const Rows<float> own = {sums.row(row) + block * 16 * kTileTokens, 0, sums.stride};
       const Lanes* const lanes = memory.sums + row * kRun;
-      switch (std::min(kSharedSums, weights.count - row)) {
+      switch ((std::min)(kSharedSums, weights.count - row)) {
         case 1:
           multiply_weights<1>(memory.vectors, run.count, lanes, units + row, own);
           break;
@@ -110,8 +110,8 @@ POLARQUANT_WORDS_TARGET void accumulate_run(const CodecTables& tables, const Til
           multiply_weights<2>(memory.vectors, run.count, lanes, units + row, own);
           break;
         case 3:
-          multiply_weights<std::min<std::size_t>(3, kSharedSums)>(memory.vectors, run.count, lanes,
-                                                                  units + row, own);
+          multiply_weights<(std::min<std::size_t>)(3, kSharedSums)>(memory.vectors, run.count,
+                                                                    lanes, units + row, own);
           break;
         default:
           multiply_weights<kSharedSums>(memory.vectors, run.count, lanes, units + row, own);
@@ -130,9 +130,9 @@ POLARQUANT_WORDS_TARGET inline void accumulate_tiles(const CodecTables& tables,
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
     const TileRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,
-                               std::min(kRun, num_tiles - first), memory.copy);
+                               (std::min)(kRun, num_tiles - first), memory.copy);
     for (std::size_t row = 0; row < weights.count; row += TileTables::kMaxRows) {
-      const std::size_t count = std::min(TileTables::kMaxRows, weights.count - row);
+      const std::size_t count = (std::min)(TileTables::kMaxRows, weights.count - row);
       const Rows<const float> own = {weights.row(row) + first * kTileTokens, count, weights.stride};
       const Rows<float> own_sums = {sums.row(row), count, sums.stride};
       POLARQUANT_DISPATCH_SHAPE(tile_tables, accumulate_run, tables, run, memory, own, own_sums);

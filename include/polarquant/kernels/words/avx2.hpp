@@ -7,9 +7,9 @@
 #include <cstdint>
 
 #include "polarquant/base/isa.hpp"
+#include "polarquant/base/version.hpp"
 #include "polarquant/codes/code_layout.hpp"
 #include "polarquant/codes/tile_tables.hpp"
-#include "polarquant/base/version.hpp"
 
 #if POLARQUANT_X86
 #include <immintrin.h>

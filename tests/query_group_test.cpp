@@ -1,5 +1,5 @@
 // Attention on codes against softmax attention in double over the decoded keys and values.
-#include "polarquant/attention/head_attention.hpp"
+#include "polarquant/attention/query_group.hpp"
 
 #include <gtest/gtest.h>
 
@@ -11,12 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "polarquant/kv_cache.hpp"
-#include "test_util.hpp"
+#include "kv_cache_test_util.hpp"
+#include "plain_attention.hpp"
 
 namespace {
 
 using Eigen::Index;
+using polarquant::CodecFormat;
 using polarquant::FloatType;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
@@ -27,9 +28,10 @@ using polarquant::RowMatrix;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::gaussian_matrix;
 using polarquant_test::random_format;
+using polarquant_test::random_queries;
 
-KVCacheConfig make_config(const PolarFormat& keys, const PolarFormat& values, int num_kv_heads = 1,
-                          int group_size = 1, RotationKind rotation = RotationKind::kHaar) {
+KVCacheConfig config_of(const CodecFormat& keys, const CodecFormat& values, int num_kv_heads = 1,
+                        int group_size = 1, RotationKind rotation = RotationKind::kHaar) {
   KVCacheConfig config;
   config.num_kv_heads = num_kv_heads;
   config.num_query_heads = num_kv_heads * group_size;
@@ -42,57 +44,22 @@ KVCacheConfig make_config(const PolarFormat& keys, const PolarFormat& values, in
   return config;
 }
 
-// softmax(q k / sqrt(d)) V in double; query i of n sees all tokens but the last n - 1 - i.
 template <typename T>
-RowMatrix<double> reference_attention(const KVCache<T>& cache, const RowMatrix<T>& queries) {
-  const KVCacheConfig& config = cache.config();
-  const Index key_dim = config.key_format.head_dim();
-  const Index value_dim = config.value_format.head_dim();
-  const Index group_size = config.num_query_heads / config.num_kv_heads;
-  const Index num_tokens = static_cast<Index>(cache.num_tokens());
-  RowMatrix<double> output =
-      RowMatrix<double>::Zero(queries.rows(), config.num_query_heads * value_dim);
-  for (int kv_head = 0; kv_head < config.num_kv_heads; ++kv_head) {
-    const RowMatrix<double> keys = cache.decode_keys(kv_head).template cast<double>();
-    const RowMatrix<double> values = cache.decode_values(kv_head).template cast<double>();
-    for (Index i = 0; i < queries.rows(); ++i) {
-      const Index visible = num_tokens - (queries.rows() - 1 - i);
-      if (visible <= 0) continue;
-      for (Index head = kv_head * group_size; head < (kv_head + 1) * group_size; ++head) {
-        const Eigen::VectorXd query =
-            queries.row(i).segment(head * key_dim, key_dim).template cast<double>().transpose();
-        Eigen::VectorXd logits =
-            keys.topRows(visible) * query / std::sqrt(static_cast<double>(key_dim));
-        const double largest = logits.maxCoeff();
-        const Eigen::VectorXd weights = (logits.array() - largest).exp().matrix();
-        output.row(i).segment(head * value_dim, value_dim) =
-            weights.transpose() * values.topRows(visible) / weights.sum();
-      }
-    }
-  }
-  return output;
+KVCache<T> filled(const KVCacheConfig& config, Index num_tokens) {
+  return polarquant_test::filled_cache<T>(num_tokens, config);
 }
 
-template <typename T>
-constexpr double tolerance() {
-  return std::is_same_v<AccumulatorOf<T>, double> ? 1e-12 : 1e-5;
-}
-
-// Fills a cache, attends, and compares with the reference: 1e-5 of the norm of a value.
+// Fills a cache, attends, and compares with the definition: 1e-5 of the norm of a value.
 template <typename T>
 void expect_attention_of_decoded(const KVCacheConfig& config, Index num_tokens, Index num_queries) {
-  KVCache<T> cache(config);
-  const Index key_dim = config.key_format.head_dim();
-  const Index value_dim = config.value_format.head_dim();
-  const RowMatrix<T> queries = gaussian_matrix<T>(num_queries, config.num_query_heads * key_dim, 3);
-  cache.append(gaussian_matrix<T>(num_tokens, config.num_kv_heads * key_dim, 1),
-               gaussian_matrix<T>(num_tokens, config.num_kv_heads * value_dim, 2));
+  const KVCache<T> cache = filled<T>(config, num_tokens);
+  const RowMatrix<T> queries = random_queries<T>(config, num_queries);
   const RowMatrix<double> output = cache.attend(queries).template cast<double>();
-  const RowMatrix<double> expected = reference_attention(cache, queries);
+  const RowMatrix<double> expected = polarquant_test::plain_attention(cache, queries);
   ASSERT_EQ(output.rows(), expected.rows());
   ASSERT_EQ(output.cols(), expected.cols());
-  const double value_norm = std::sqrt(static_cast<double>(value_dim));
-  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), tolerance<T>() * value_norm)
+  EXPECT_LE((output - expected).cwiseAbs().maxCoeff(),
+            polarquant_test::attention_tolerance<T>(config.value_format.head_dim()))
       << num_tokens << " tokens, " << num_queries << " queries, " << config.num_query_heads
       << " heads, keys " << config.key_format.description() << ", values "
       << config.value_format.description();
@@ -103,13 +70,12 @@ void expect_attention_of_decoded(const KVCacheConfig& config, Index num_tokens, 
 
 template <typename T>
 class AttentionTest : public testing::Test {};
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(AttentionTest, ElementTypes, );  // clang++ wants the empty argument in C++17.
+TYPED_TEST_SUITE(AttentionTest, polarquant_test::ElementTypes, );  // clang++ wants the empty argument in C++17.
 
 TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForEveryLength) {
   for (const Index num_tokens : {0, 1, 31, 32, 33, 511, 512, 513, 1100}) {
     expect_attention_of_decoded<TypeParam>(
-        make_config(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25), 2, 2), num_tokens,
+        config_of(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25), 2, 2), num_tokens,
         2);
   }
 }
@@ -117,7 +83,7 @@ TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForEveryLength) {
 TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForEveryGroupSize) {
   for (const int group_size : {1, 2, 3, 4, 7, 8}) {
     expect_attention_of_decoded<TypeParam>(
-        make_config(PolarFormat::full_depth(64, 4.25), PolarFormat::paper(64), 2, group_size), 550,
+        config_of(PolarFormat::full_depth(64, 4.25), PolarFormat::paper(64), 2, group_size), 550,
         3);
   }
 }
@@ -125,15 +91,15 @@ TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForEveryGroupSize) {
 TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForEveryNumberOfQueries) {
   for (const Index num_queries : {1, 2, 16, 17, 40}) {
     expect_attention_of_decoded<TypeParam>(
-        make_config(PolarFormat::paper(32), PolarFormat::paper(32), 1, 3), 530, num_queries);
+        config_of(PolarFormat::paper(32), PolarFormat::paper(32), 1, 3), 530, num_queries);
   }
 }
 
 TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForKeysAndValuesOfDifferentWidths) {
   expect_attention_of_decoded<TypeParam>(
-      make_config(PolarFormat::paper(96), PolarFormat::full_depth(40, 3.25), 2, 2), 40, 3);
+      config_of(PolarFormat::paper(96), PolarFormat::full_depth(40, 3.25), 2, 2), 40, 3);
   expect_attention_of_decoded<TypeParam>(
-      make_config(PolarFormat::full_depth(22, 4.0), PolarFormat::paper(256), 2, 2), 40, 3);
+      config_of(PolarFormat::full_depth(22, 4.0), PolarFormat::paper(256), 2, 2), 40, 3);
 }
 
 TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedWithEitherSideUncompressed) {
@@ -141,9 +107,9 @@ TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedWithEitherSideUncompresse
   for (const FloatType type :
        {FloatType::kBFloat16, FloatType::kFloat16, FloatType::kFloat32, FloatType::kFloat64}) {
     const PolarFormat plain = PolarFormat::uncompressed(64, type);
-    expect_attention_of_decoded<TypeParam>(make_config(plain, paper, 2, 2), 40, 3);
-    expect_attention_of_decoded<TypeParam>(make_config(paper, plain, 2, 2), 40, 3);
-    expect_attention_of_decoded<TypeParam>(make_config(plain, plain, 2, 2), 40, 3);
+    expect_attention_of_decoded<TypeParam>(config_of(plain, paper, 2, 2), 40, 3);
+    expect_attention_of_decoded<TypeParam>(config_of(paper, plain, 2, 2), 40, 3);
+    expect_attention_of_decoded<TypeParam>(config_of(plain, plain, 2, 2), 40, 3);
   }
 }
 
@@ -155,12 +121,12 @@ TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForRandomFormats) {
     const RotationKind rotation = trial % 3 == 0   ? RotationKind::kNone
                                   : trial % 3 == 1 ? RotationKind::kHadamard
                                                    : RotationKind::kHaar;
-    expect_attention_of_decoded<TypeParam>(make_config(keys, values, 2, 2, rotation), 37, 2);
+    expect_attention_of_decoded<TypeParam>(config_of(keys, values, 2, 2, rotation), 37, 2);
   }
 }
 
 TYPED_TEST(AttentionTest, QueriesThatSeeNoTokenGiveZeros) {
-  KVCache<TypeParam> cache(make_config(PolarFormat::paper(32), PolarFormat::paper(32), 1, 2));
+  KVCache<TypeParam> cache(config_of(PolarFormat::paper(32), PolarFormat::paper(32), 1, 2));
   cache.append(gaussian_matrix<TypeParam>(5, 32, 1), gaussian_matrix<TypeParam>(5, 32, 2));
   const RowMatrix<TypeParam> queries = gaussian_matrix<TypeParam>(24, 64, 3);
   const auto output = cache.attend(queries);
@@ -169,7 +135,7 @@ TYPED_TEST(AttentionTest, QueriesThatSeeNoTokenGiveZeros) {
 }
 
 TYPED_TEST(AttentionTest, AnEmptyCacheGivesZeros) {
-  const KVCache<TypeParam> cache(make_config(PolarFormat::paper(32), PolarFormat::paper(64)));
+  const KVCache<TypeParam> cache(config_of(PolarFormat::paper(32), PolarFormat::paper(64)));
   const auto output = cache.attend(gaussian_matrix<TypeParam>(3, 32, 1));
   EXPECT_EQ(output.rows(), 3);
   EXPECT_EQ(output.cols(), 64);
@@ -177,7 +143,7 @@ TYPED_TEST(AttentionTest, AnEmptyCacheGivesZeros) {
 }
 
 TYPED_TEST(AttentionTest, NoQueriesGiveNoRows) {
-  KVCache<TypeParam> cache(make_config(PolarFormat::paper(32), PolarFormat::paper(32)));
+  KVCache<TypeParam> cache(config_of(PolarFormat::paper(32), PolarFormat::paper(32)));
   cache.append(gaussian_matrix<TypeParam>(5, 32, 1), gaussian_matrix<TypeParam>(5, 32, 2));
   const RowMatrix<TypeParam> queries(0, 32);
   EXPECT_EQ(cache.attend(queries).rows(), 0);
@@ -186,7 +152,7 @@ TYPED_TEST(AttentionTest, NoQueriesGiveNoRows) {
 
 // The first of two queries must not depend on the last token.
 TYPED_TEST(AttentionTest, AQueryDoesNotSeeTheTokensBehindIt) {
-  KVCache<TypeParam> cache(make_config(PolarFormat::paper(32), PolarFormat::paper(32)));
+  KVCache<TypeParam> cache(config_of(PolarFormat::paper(32), PolarFormat::paper(32)));
   const RowMatrix<TypeParam> keys = gaussian_matrix<TypeParam>(20, 32, 1);
   const RowMatrix<TypeParam> values = gaussian_matrix<TypeParam>(20, 32, 2);
   const RowMatrix<TypeParam> queries = gaussian_matrix<TypeParam>(2, 32, 3);
@@ -200,7 +166,7 @@ TYPED_TEST(AttentionTest, AQueryDoesNotSeeTheTokensBehindIt) {
 
 // What a longer sequence left in the tiles before a truncation must not be seen.
 TYPED_TEST(AttentionTest, ForgottenTokensAreNotSeen) {
-  KVCache<TypeParam> cache(make_config(PolarFormat::paper(32), PolarFormat::paper(32)));
+  KVCache<TypeParam> cache(config_of(PolarFormat::paper(32), PolarFormat::paper(32)));
   const RowMatrix<TypeParam> keys = gaussian_matrix<TypeParam>(30, 32, 1);
   const RowMatrix<TypeParam> values = gaussian_matrix<TypeParam>(30, 32, 2);
   const RowMatrix<TypeParam> queries = gaussian_matrix<TypeParam>(2, 32, 3);
@@ -214,7 +180,7 @@ TYPED_TEST(AttentionTest, ForgottenTokensAreNotSeen) {
 TYPED_TEST(AttentionTest, ScoresAreInnerProductsWithTheDecodedKeys) {
   using Accumulator = AccumulatorOf<TypeParam>;
   const KVCacheConfig config =
-      make_config(PolarFormat::full_depth(80, 3.25), PolarFormat::paper(32), 2, 3);
+      config_of(PolarFormat::full_depth(80, 3.25), PolarFormat::paper(32), 2, 3);
   for (const Index num_tokens : {0, 1, 32, 511, 513, 1100}) {
     for (const Index num_queries : {1, 7}) {
       KVCache<TypeParam> cache(config);
@@ -249,7 +215,7 @@ class HugeLogitsTest : public testing::TestWithParam<double> {};
 // One key points along the query, the others against it: its value is the output.
 TEST_P(HugeLogitsTest, TheStrongestKeyTakesAll) {
   for (const int strongest : {0, 17, 299}) {
-    KVCache<float> cache(make_config(PolarFormat::paper(64), PolarFormat::paper(64)));
+    KVCache<float> cache(config_of(PolarFormat::paper(64), PolarFormat::paper(64)));
     const RowMatrix<float> queries = gaussian_matrix<float>(1, 64, 1);
     RowMatrix<float> keys(300, 64);
     for (Index token = 0; token < 300; ++token) {
@@ -264,7 +230,7 @@ TEST_P(HugeLogitsTest, TheStrongestKeyTakesAll) {
 
 TEST_P(HugeLogitsTest, EqualKeysShareEqually) {
   for (const float sign : {1.0f, -1.0f}) {
-    KVCache<float> cache(make_config(PolarFormat::paper(64), PolarFormat::paper(64)));
+    KVCache<float> cache(config_of(PolarFormat::paper(64), PolarFormat::paper(64)));
     const RowMatrix<float> queries = gaussian_matrix<float>(1, 64, 1);
     const RowMatrix<float> keys =
         queries.replicate(300, 1) * (sign * static_cast<float>(GetParam()));
@@ -279,7 +245,7 @@ INSTANTIATE_TEST_SUITE_P(Lengths, HugeLogitsTest, testing::Values(1e2, 1e4, 1e7,
 // ---- Order of tokens ----
 
 TEST(AttentionOrderTest, PermutingTokensPermutesTheScoresAndKeepsTheOutput) {
-  const KVCacheConfig config = make_config(PolarFormat::paper(64), PolarFormat::paper(64), 2, 2);
+  const KVCacheConfig config = config_of(PolarFormat::paper(64), PolarFormat::paper(64), 2, 2);
   const RowMatrix<float> keys = gaussian_matrix<float>(300, 128, 1);
   const RowMatrix<float> values = gaussian_matrix<float>(300, 128, 2);
   const RowMatrix<float> queries = gaussian_matrix<float>(1, 256, 3);
@@ -308,7 +274,7 @@ TEST(AttentionOrderTest, PermutingTokensPermutesTheScoresAndKeepsTheOutput) {
 
 // Many queries at once are the queries one by one.
 TEST(AttentionOrderTest, QueriesTogetherGiveWhatTheyGiveAlone) {
-  KVCache<float> cache(make_config(PolarFormat::paper(64), PolarFormat::paper(64), 2, 3));
+  KVCache<float> cache(config_of(PolarFormat::paper(64), PolarFormat::paper(64), 2, 3));
   const RowMatrix<float> keys = gaussian_matrix<float>(290, 128, 1);
   const RowMatrix<float> values = gaussian_matrix<float>(290, 128, 2);
   const RowMatrix<float> queries = gaussian_matrix<float>(20, 384, 3);
@@ -322,7 +288,7 @@ TEST(AttentionOrderTest, QueriesTogetherGiveWhatTheyGiveAlone) {
 
 // Query head h reads KV head h / group size.
 TEST(AttentionOrderTest, EachGroupReadsItsOwnKVHead) {
-  KVCache<float> cache(make_config(PolarFormat::paper(32), PolarFormat::paper(32), 3, 2));
+  KVCache<float> cache(config_of(PolarFormat::paper(32), PolarFormat::paper(32), 3, 2));
   RowMatrix<float> values(4, 96);
   for (Index head = 0; head < 3; ++head) {
     values.middleCols(head * 32, 32).setConstant(static_cast<float>(head + 1));
