@@ -30,7 +30,7 @@ using polarquant::detail::float_bits;
 using polarquant::detail::float_to_bfloat16;
 using polarquant::detail::float_to_float16;
 
-class FlushToZeroTest {
+class FlushToZero {
  public:
   FlushToZero() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
   ~FlushToZero() { _mm_setcsr(saved_); }
