@@ -34,6 +34,7 @@ MAX_LINES = 400
 # Headers without a test file of their own stem, and what tests them, or why nothing does.
 NO_TEST_OF_ITS_OWN = {
     "attention/cache_tokens.hpp": "the tests of KVCache",
+    "attention/compiled_calls.hpp": "names what is compiled once; the tests of KVCache call it",
     "attention/partial_rows.hpp": "partial_attention_test",
     "codes/code_layout.hpp": "packed_codes_test",
     "kernels/avx2.hpp": "an instruction set of kernels_test and tile_kernels_test",
@@ -57,7 +58,8 @@ NO_TEST_OF_ITS_OWN = {
     "polarquant.hpp": "holds no code",
     "saving/save.hpp": "serialization_test",
     "saving/saved_layout.hpp": "serialization_test",
-    "storage/head_side.hpp": "the tests of KVCache",
+    "storage/head_side.hpp": "exact_rows_test and the tests of KVCache",
+    "storage/kv_append.hpp": "the tests of KVCache",
     "storage/kv_storage.hpp": "the tests of KVCache",
 }
 

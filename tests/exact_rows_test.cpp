@@ -80,9 +80,7 @@ TEST(HeadSideTest, CheckSaysWhatCannotBeKept) {
 }
 
 TEST(ExactLoopsTest, AgreeWithDoubleOnEveryInstructionSet) {
-  using polarquant::Isa;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (!polarquant::isa_is_available(isa)) continue;
+  for (const polarquant::Isa isa : polarquant_test::available_isas()) {
     const auto vectors = polarquant::detail::choose_vector_kernels<float>(isa);
     for (const std::size_t width : {std::size_t{16}, std::size_t{80}, std::size_t{128}}) {
       const std::vector<float> rows = gaussian_vector<float>(33 * width, 1);

@@ -38,7 +38,6 @@ struct CacheCase {
   using Family = GivenFamily;
 };
 
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
 using Families = testing::Types<PolarFamily, Plain8BitFamily>;
 using CacheCases =
     testing::Types<CacheCase<float>, CacheCase<double>, CacheCase<Eigen::half>,

@@ -109,8 +109,8 @@ TEST(KVCodecTest, OnlineCodebooksOfUnrotatedSparseKeysBeatTheOfflineOnes) {
   const KVCodec<float> offline(config);
   config.key_format = with_online_codebooks(offline.keys().rotation(), rows);
   const KVCodec<float> online(config);
-  EXPECT_LT(polarquant_test::measure_distortion(online.keys(), rows).relative_mse.mean(),
-            0.8 * polarquant_test::measure_distortion(offline.keys(), rows).relative_mse.mean());
+  EXPECT_LT(polarquant_test::distortion_of(online.keys(), rows).relative_mse.mean(),
+            0.8 * polarquant_test::distortion_of(offline.keys(), rows).relative_mse.mean());
 }
 
 // ---- A codec that caches share ----

@@ -26,7 +26,6 @@ using Eigen::Index;
 using polarquant::Arithmetic;
 using polarquant::Centering;
 using polarquant::FloatType;
-using polarquant::Isa;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::load;
@@ -102,8 +101,7 @@ TYPED_TEST(SerializationTest, TheBytesDependOnTheCodesAlone) {
 
 TYPED_TEST(SerializationTest, SavesOfEveryInstructionSetLoadOnEveryOther) {
   std::vector<Bytes> saves;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (!polarquant::isa_is_available(isa)) continue;
+  for (const polarquant::Isa isa : polarquant_test::available_isas()) {
     KVCacheConfig config = TestFixture::config_of();
     config.isa = isa;
     KVCache<float> cache(config);

@@ -172,7 +172,7 @@ TEST(IsSupportedTest, NamesWhatIsWrongWithCodebooks) {
 
 TEST(IsSupportedTest, NamesAnInstructionSetThatIsNotThere) {
   KVCacheConfig config = paper_config();
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
+  for (const Isa isa : polarquant_test::kIsas) {
     config.isa = isa;
     const std::string reason = polarquant::is_supported(config).reason;
     EXPECT_EQ(reason.empty(), polarquant::isa_is_available(isa)) << reason;
