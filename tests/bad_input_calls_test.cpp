@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "bad_input_test_util.hpp"
 #include "kv_cache_test_util.hpp"
 
 namespace {
