@@ -76,7 +76,8 @@ class KVCacheSegmentsTest : public testing::Test {
   const TokenRows<T> tokens_{config_of(0, 0), 700, 1};
   const RowMatrix<T> queries_ = random_queries<T>(config_of(0, 0), 3);
 };
-TYPED_TEST_SUITE(KVCacheSegmentsTest, polarquant_test::CacheCases, );  // clang++ wants the empty argument.
+TYPED_TEST_SUITE(KVCacheSegmentsTest,
+                 polarquant_test::CacheCases, );  // clang++ wants the empty argument.
 
 TYPED_TEST(KVCacheSegmentsTest, ATokenLeavesTheWindowInWholeTiles) {
   auto cache = TestFixture::cache_of(4, 50);
@@ -101,7 +102,8 @@ TYPED_TEST(KVCacheSegmentsTest, ExactTokensAreWhatCameIn) {
   const auto decoded_values = cache.decode_values(0);
   for (Index token = 0; token < 200; ++token) {
     const bool is_exact = token < 5 || token >= static_cast<Index>(5 + num_encoded);
-    const auto given = this->tokens_.keys.row(token).tail(32).template cast<typename TypeParam::A>();
+    const auto given =
+        this->tokens_.keys.row(token).tail(32).template cast<typename TypeParam::A>();
     const auto given_value =
         this->tokens_.values.row(token).head(48).template cast<typename TypeParam::A>();
     EXPECT_EQ(decoded.row(token) == given, is_exact) << token;
@@ -284,9 +286,9 @@ TYPED_TEST(KVCacheSegmentsTest, CallsOnRowsAllocateNothing) {
   const auto values = TokenRows<typename TypeParam::T>::rows_of(this->tokens_.values);
   std::size_t num_failures = 0;
   const auto append = [&](std::size_t first, std::size_t count) {
-    num_failures += cache.append(keys.block(first, count), values.block(first, count),
-                                 scratch.data())
-                        .failure != polarquant::EncodeFailure::kNone;
+    num_failures +=
+        cache.append(keys.block(first, count), values.block(first, count), scratch.data())
+            .failure != polarquant::EncodeFailure::kNone;
   };
   const std::size_t count = polarquant_test::count_allocations([&] {
     for (std::size_t token = 0; token < 700; token += 7) {

@@ -148,8 +148,8 @@ class Plain8BitCodec final : public polarquant::Codec<A> {
     float scale;
     std::memcpy(&scale, code, sizeof scale);
     for (std::size_t i = 0; i < this->head_dim(); ++i) {
-      rotated[i] = static_cast<A>(scale) *
-                   static_cast<A>(static_cast<std::int8_t>(code[sizeof scale + i]));
+      rotated[i] =
+          static_cast<A>(scale) * static_cast<A>(static_cast<std::int8_t>(code[sizeof scale + i]));
     }
   }
   void prepare_rotated(const A* rotated, A* prepared, Bytes*) const noexcept override {
@@ -166,8 +166,8 @@ class Plain8BitCodec final : public polarquant::Codec<A> {
     for (std::size_t slot = 0; slot < num_tiles * kTile; ++slot) {
       expand_slot(tiles, slot, work);
       for (std::size_t i = 0; i < prepared.count; ++i) {
-        scores.row(i)[slot] = std::inner_product(work.vector, work.vector + this->head_dim(),
-                                                 prepared.row(i), A(0));
+        scores.row(i)[slot] =
+            std::inner_product(work.vector, work.vector + this->head_dim(), prepared.row(i), A(0));
       }
     }
   }
