@@ -19,10 +19,12 @@ add_library(polarquant_development_headers INTERFACE)
 target_link_libraries(polarquant_development_headers INTERFACE polarquant::polarquant)
 polarquant_development_flags(polarquant_development_headers INTERFACE)
 
-# With what the library compiles once, where it is built.
+# With what the library compiles once, where it is built. A fuzzer must see into all of it.
 add_library(polarquant_development INTERFACE)
 target_link_libraries(polarquant_development INTERFACE polarquant_development_headers)
 if(POLARQUANT_COMPILED_LIBRARY)
   polarquant_development_flags(polarquant_compiled PRIVATE)
+endif()
+if(POLARQUANT_COMPILED_LIBRARY AND NOT POLARQUANT_BUILD_FUZZ)
   target_link_libraries(polarquant_development INTERFACE polarquant::compiled)
 endif()

@@ -46,11 +46,11 @@ void expect_counted(const AlignedVector<Register>& vector, int size) {
   for (int i = 0; i < size; ++i) EXPECT_EQ(vector[static_cast<std::size_t>(i)].values[3], i);
 }
 
-TEST(AlignedVector, keeps_its_elements_while_it_grows) {
+TEST(AlignedVectorTest, KeepsItsElementsWhileItGrows) {
   for (const int size : {1, 4, 5, 100}) expect_counted(counted(size), size);
 }
 
-TEST(AlignedVector, copies_are_aligned_and_of_their_own) {
+TEST(AlignedVectorTest, CopiesAreAlignedAndOfTheirOwn) {
   std::vector<std::unique_ptr<char[]>> between;  // Shifts what the heap gives.
   AlignedVector<Register> original = counted(7);
   for (std::size_t i = 1; i < 40; ++i) {
@@ -62,7 +62,7 @@ TEST(AlignedVector, copies_are_aligned_and_of_their_own) {
   }
 }
 
-TEST(AlignedVector, moves_and_assigns) {
+TEST(AlignedVectorTest, MovesAndAssigns) {
   AlignedVector<Register> from = counted(7);
   AlignedVector<Register> to = std::move(from);
   expect_counted(to, 7);
@@ -74,13 +74,13 @@ TEST(AlignedVector, moves_and_assigns) {
   EXPECT_TRUE(other.empty());
 }
 
-TEST(AlignedVector, new_elements_are_zero) {
+TEST(AlignedVectorTest, NewElementsAreZero) {
   AlignedVector<Register> vector = counted(2);
   vector.resize(9);
   for (std::size_t i = 2; i < 9; ++i) EXPECT_EQ(vector[i].values[3], 0);
 }
 
-TEST(AlignedVector, an_element_of_its_own_can_be_appended) {
+TEST(AlignedVectorTest, AnElementOfItsOwnCanBeAppended) {
   AlignedVector<Register> vector = counted(4);
   vector.push_back(vector[2]);
   EXPECT_EQ(vector[4].values[3], 2);

@@ -14,6 +14,8 @@
 
 namespace {
 
+using polarquant::AngleDistribution;
+using polarquant::PolarShape;
 using polarquant_test::expect_invalid;
 using polarquant_test::gaussian_vector;
 using polarquant_test::join_density;
@@ -21,8 +23,6 @@ using polarquant_test::kKolmogorovBound;
 using polarquant_test::kolmogorov_statistic;
 using polarquant_test::kPi;
 using polarquant_test::simpson;
-using polarquant::AngleDistribution;
-using polarquant::PolarShape;
 
 // (a, b) of the laws under test: levels 2 .. 10, then joins of unequal parts.
 const std::vector<std::pair<int, int>>& laws() {
@@ -329,7 +329,7 @@ TEST(AngleDistributionTest, ProbabilityOutOfRangeIsAnErrorThatNamesIt) {
   expect_invalid([&law] { law.quantile(std::nan("")); }, {"probability is", "nan"});
 }
 
-TEST(AngleDistribution, moments_are_the_same_bits_as_one_integral_each) {
+TEST(AngleDistributionTest, MomentsAreTheSameBitsAsOneIntegralEach) {
   const AngleDistribution distributions[] = {AngleDistribution::of_level(2),
                                              AngleDistribution::of_level(7),
                                              AngleDistribution::of_join(64, 16)};

@@ -32,7 +32,7 @@ using polarquant_test::name_of;
 using polarquant_test::tile_config;
 using polarquant_test::tile_formats;
 
-using Avx512FloatTest = polarquant_test::TileKernelsFixture;
+using Avx512FloatTest = polarquant_test::FloatTilesFixture;
 
 // Scores to 1e-6 of ||q|| ||k||, outputs to 1e-6 of ||v||; both sides sum in float.
 void expect_equal_attention(const KVCacheConfig& config, Index num_tokens, Index num_queries) {
@@ -42,7 +42,8 @@ void expect_equal_attention(const KVCacheConfig& config, Index num_tokens, Index
   KVCache<float> tiles = cache_with<float>(Isa::kAvx512, config);
   ASSERT_STREQ(scalar.kernel_name(), "scalar loops");
   ASSERT_STREQ(tiles.kernel_name(), "avx512 tiles") << config.key_format.description();
-  ASSERT_STREQ(tiles.codec()->values().kernel_name(), "avx512 tiles") << config.value_format.description();
+  ASSERT_STREQ(tiles.codec()->values().kernel_name(), "avx512 tiles")
+      << config.value_format.description();
   const RowMatrix<float> keys =
       gaussian_matrix<float>(num_tokens, config.num_kv_heads * key_dim, 1);
   const RowMatrix<float> values =
@@ -135,7 +136,9 @@ TEST_F(Avx512FloatTest, NothingBehindATileIsTouched) {
       GuardedBytes indices(kTileTokens * d);
       GuardedBytes kernel(codec.tables().kernel_scratch_bytes());
       const std::vector<float> rows = gaussian_vector<float>(kTileTokens * d, 1);
-      EXPECT_EQ(codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data()).num_encoded, kTileTokens);
+      EXPECT_EQ(codec.encode_tile({rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data())
+                    .num_encoded,
+                kTileTokens);
       float* const query = reinterpret_cast<float*>(prepared.data());
       float* const weights = reinterpret_cast<float*>(scores.data());
       float* const sum = reinterpret_cast<float*>(sums.data());

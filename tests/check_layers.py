@@ -34,89 +34,34 @@ MAX_LINES = 400
 # Headers without a test file of their own stem, and what tests them, or why nothing does.
 NO_TEST_OF_ITS_OWN = {
     "attention/cache_tokens.hpp": "the tests of KVCache",
-    "attention/compiled_calls.hpp": "names what is compiled once; the tests of KVCache call it",
+    "attention/compiled_calls.hpp": "names what src/polarquant.cpp compiles",
     "attention/partial_rows.hpp": "partial_attention_test",
-    "codes/code_layout.hpp": "packed_codes_test",
-    "kernels/avx2.hpp": "an instruction set of kernels_test and tile_kernels_test",
+    "base/compiled.hpp": "macros: src/polarquant.cpp and all our programs are compiled with them",
+    "codec/codec_rows.hpp": "codec_batches_test and codec_memory_test",
+    "format.hpp": "holds no code",
+    "kernels/avx2.hpp": "kernels_test and tile_kernels_test, by instruction set",
+    "kernels/fixed_tiles.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
     "kernels/kernel_table.hpp": "a plain aggregate: dispatch_test fills it",
     "kernels/loops/decode.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/loops/encode.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/loops/rotate.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/loops/softmax.hpp": "kernels_test and tile_kernels_test, by instruction set",
-    "kernels/neon.hpp": "an instruction set of kernels_test and tile_kernels_test",
-    "kernels/scalar.hpp": "an instruction set of kernels_test and tile_kernels_test",
-    "kernels/tiles/avx512_fixed_blocks.hpp": "kernels_test and tile_kernels_test, by instruction set",
-    "kernels/tiles/fixed_blocks.hpp": "kernels_test and tile_kernels_test, by instruction set",
-    "kernels/tiles/fixed_indices.hpp": "kernels_test and tile_kernels_test, by instruction set",
-    "kernels/tiles/fixed_kernels.hpp": "kernels_test and tile_kernels_test, by instruction set",
-    "kernels/tiles/fixed_scores.hpp": "kernels_test and tile_kernels_test, by instruction set",
-    "kernels/tiles/fixed_sums.hpp": "kernels_test and tile_kernels_test, by instruction set",
+    "kernels/neon.hpp": "kernels_test and tile_kernels_test, by instruction set",
+    "kernels/scalar.hpp": "kernels_test and tile_kernels_test, by instruction set",
+    "kernels/tiles/avx512_fixed_blocks.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
+    "kernels/tiles/avx512_fixed_scores.hpp": "fixed_scores_test, by instruction set",
+    "kernels/tiles/avx512_fixed_sums.hpp": "fixed_sums_test, by instruction set",
+    "kernels/tiles/fixed_blocks.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
+    "kernels/tiles/fixed_indices.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
     "kernels/words/avx2.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/words/neon.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/words/words.hpp": "kernels_test and tile_kernels_test, by instruction set",
-    "method/polar_format.hpp": "format_test",
     "polarquant.hpp": "holds no code",
     "saving/save.hpp": "serialization_test",
     "saving/saved_layout.hpp": "serialization_test",
-    "storage/head_side.hpp": "exact_rows_test and the tests of KVCache",
+    "storage/head_side.hpp": "the tests of KVCache",
     "storage/kv_append.hpp": "the tests of KVCache",
     "storage/kv_storage.hpp": "the tests of KVCache",
-}
-
-# Files that break a rule which is younger than they are: to be emptied.
-BREAKS_TODAY = {
-    "layers": {
-        "codec/codec.hpp",
-        "codec/row_encoder.hpp",
-    },
-    "family words": {
-        "saving/saved_layout.hpp",
-        "storage/config.hpp",
-    },
-    "macro names": {
-        "attention/options.hpp",
-        "attention/query_row.hpp",
-        "attention/scratch.hpp",
-        "codec/codec.hpp",
-        "codec/row_encoder.hpp",
-        "codes/codec_tables.hpp",
-        "codes/tile_tables.hpp",
-        "kernels/tiles/avx512_fixed_scores.hpp",
-        "kernels/tiles/avx512_fixed_sums.hpp",
-        "kernels/tiles/fixed_common.hpp",
-        "kernels/tiles/fixed_indices.hpp",
-        "kernels/tiles/fixed_scores.hpp",
-        "kernels/tiles/fixed_sums.hpp",
-        "kv_cache.hpp",
-        "kv_cache_batch.hpp",
-        "method/angle_distribution.hpp",
-        "method/codebook.hpp",
-        "method/online_codebooks.hpp",
-        "saving/byte_streams.hpp",
-        "saving/save.hpp",
-        "saving/saved_layout.hpp",
-        "storage/exact_rows.hpp",
-        "storage/head_side.hpp",
-        "storage/kv_storage.hpp",
-        "storage/page_pool.hpp",
-        "storage/token_segments.hpp",
-    },
-    "test names": {
-        "tests/angle_distribution_test.cpp",
-        "tests/codebook_k_means_test.cpp",
-        "tests/codebook_test.cpp",
-        "tests/error_test.cpp",
-        "tests/fixed_math_test.cpp",
-        "tests/float_types_test.cpp",
-        "tests/format_distortion_test.cpp",
-        "tests/format_test.cpp",
-        "tests/online_codebooks_test.cpp",
-        "tests/packed_codes_test.cpp",
-        "tests/polar_transform_test.cpp",
-        "tests/random_test.cpp",
-        "tests/rotation_test.cpp",
-        "tests/version_test.cpp",
-    },
 }
 
 # Where intrinsics may stand: the words of each instruction set, the tiles, the kernel tables.
@@ -143,7 +88,7 @@ PREFIX = re.compile(r"\bpq_|\bPQ_|\bpq::|\bnamespace\s+pq\b")
 # Above codec/ a codec is any codec: these headers do not know that ours has angles and radii.
 FAMILY_BLIND = re.compile(r"(?:storage/|attention/|saving/|kv_cache).*")
 FAMILY_WORD = re.compile(
-    r"\w*(?:polar(?!quant)|Polar(?!Quant)|POLAR(?!QUANT)|(?<![a-z])angle|Angle|(?<![A-Z])ANGLE"
+    r"\w*(?:polar(?!quant)|Polar(?!Quant|KV\\n)|POLAR(?!QUANT)|(?<![a-z])angle|Angle|(?<![A-Z])ANGLE"
     r"|radius|Radius|RADIUS|radii|Radii|RADII)\w*"
 )
 
@@ -333,20 +278,11 @@ def check_test_names(text):
                 return
 
 
-def check(root, breaks_today=BREAKS_TODAY, no_test=NO_TEST_OF_ITS_OWN):
-    """Returns the broken rules of a source tree, a line each, and exemptions that nothing needs."""
+def check(root, no_test=NO_TEST_OF_ITS_OWN):
+    """Returns the broken rules of a source tree, a line each."""
     include = root / "include" / "polarquant"
     headers = sorted(p for p in include.rglob("*") if p.is_file() and p.suffix != ".md")
     errors = [] if headers else [f"no headers under {include}"]
-    unused = {(rule, file) for rule, files in breaks_today.items() for file in files}
-
-    def report(rule, file, problems):
-        for problem in problems:
-            if file in breaks_today.get(rule, ()):
-                unused.discard((rule, file))
-            else:
-                errors.append(problem)
-
     names = {path.relative_to(include).as_posix() for path in headers}
     includes_of = {}
     for path in headers:
@@ -359,13 +295,13 @@ def check(root, breaks_today=BREAKS_TODAY, no_test=NO_TEST_OF_ITS_OWN):
             for target in names.intersection(t[len("polarquant/") :] for _, t in includes)
             if layer_of(target) == layer_of(name)
         }
-        for rule, problems in (
-            ("layers", check_includes(name, includes, names)),
-            ("text", check_text(name, text)),
-            ("family words", check_family_words(name, text)),
-            ("macro names", check_macro_names(text)),
+        for problems in (
+            check_includes(name, includes, names),
+            check_text(name, text),
+            check_family_words(name, text),
+            check_macro_names(text),
         ):
-            report(rule, name, [f"include/polarquant/{name} {problem}" for problem in problems])
+            errors += [f"include/polarquant/{name} {problem}" for problem in problems]
     errors += [f"includes go in a circle: {circle}" for circle in check_circles(includes_of)]
 
     tests = sorted((root / "tests").glob("*_test.cpp"))
@@ -374,7 +310,7 @@ def check(root, breaks_today=BREAKS_TODAY, no_test=NO_TEST_OF_ITS_OWN):
     for path in sorted((root / "tests").rglob("*.cpp")):
         text = without_comments(path.read_text(encoding="utf-8", errors="replace"), strings_too=False)
         name = path.relative_to(root).as_posix()
-        report("test names", name, [f"{name}:{problem}" for problem in check_test_names(text)])
+        errors += [f"{name}:{problem}" for problem in check_test_names(text)]
 
     macros = root / "tests" / "consumers" / "macros.cpp"
     if macros.exists():
@@ -395,8 +331,7 @@ def check(root, breaks_today=BREAKS_TODAY, no_test=NO_TEST_OF_ITS_OWN):
             errors.append(f"{name}:{line} is not ASCII")
         if PREFIX.search(without_comments(data.decode(errors="replace"), strings_too=True)):
             errors.append(f"{name} uses the prefix `pq`, which means product quantization")
-    notes = [f"{file} keeps {rule!r} now: take it out of BREAKS_TODAY" for rule, file in sorted(unused)]
-    return errors, notes
+    return errors
 
 
 def self_test():
@@ -500,33 +435,27 @@ def self_test():
                 path = root / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(content, encoding="utf-8")
-            errors, _ = check(root, {}, tests)
+            errors = check(root, tests)
         caught = len(errors) == 1 and expected in errors[0] if file else not errors
         if not caught:
             failures.append(f"{file}: expected {expected!r}, got {errors}")
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        if not check(root)[0]:
+        if not check(root):
             failures.append("a tree without headers passes")
         # Both lists of macros are one.
         macros = root / "tests/consumers/macros.cpp"
         macros.parent.mkdir(parents=True)
         names = MACROS_WITH_ARGUMENTS + MACROS_WITHOUT
         macros.write_text("".join(f"#define {name} @\n" for name in names[1:]))
-        if not any(f"disagree about `{names[0]}`" in error for error in check(root)[0]):
+        if not any(f"disagree about `{names[0]}`" in error for error in check(root)):
             failures.append("a macro that macros.cpp does not define passes")
         macros.write_text("".join(f"#define {name} @\n" for name in names))
-        # An exemption holds for its rule and its file alone, and is named once nothing needs it.
         header = root / "include/polarquant/storage/a.hpp"
         header.parent.mkdir(parents=True)
-        header.write_text("#pragma once\n// A radius.\n")
+        header.write_text("#pragma once\n")
         tests = {"storage/a.hpp": "reason"}
-        if check(root, {"family words": {"storage/a.hpp"}}, tests) != ([], []):
-            failures.append("an exemption exempts nothing")
-        errors, unused = check(root, {"macro names": {"storage/a.hpp"}}, tests)
-        if len(errors) != 1 or len(unused) != 1:
-            failures.append("an exemption from one rule exempts from another")
-        if len(check(root, {}, {**tests, "storage/b.hpp": "gone"})[0]) != 2:
+        if len(check(root, {**tests, "storage/b.hpp": "gone"})) != 1:
             failures.append("an exception for no header passes")
     return failures, len(violations)
 
@@ -538,14 +467,13 @@ def main():
     parser.add_argument("--self-test", action="store_true", help="check this script itself")
     arguments = parser.parse_args()
 
-    unused = []
     if arguments.self_test:
         errors, num_violations = self_test()
         success = f"self-test: {num_violations} violations caught, the clean tree passes"
     else:
-        errors, unused = check(arguments.root.resolve())
+        errors = check(arguments.root.resolve())
         success = "layers and house rules hold"
-    print("\n".join((errors or [success]) + unused))
+    print("\n".join(errors or [success]))
     return 1 if errors else 0
 
 

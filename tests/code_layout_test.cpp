@@ -11,11 +11,11 @@
 
 namespace {
 
-using polarquant_test::expect_invalid;
 using polarquant::CodeLayout;
 using polarquant::FloatType;
 using polarquant::PolarFormat;
 using polarquant::PolarShape;
+using polarquant_test::expect_invalid;
 
 // Presets, joins, blocks, no bits, wide radii, odd sizes.
 std::vector<PolarFormat> formats() {

@@ -12,6 +12,11 @@
 
 namespace {
 
+using polarquant::AngleCodebook;
+using polarquant::AngleDistribution;
+using polarquant::cosine_moments;
+using polarquant::CosineMoments;
+using polarquant::Random;
 using polarquant_test::cell_moment;
 using polarquant_test::circular_distance;
 using polarquant_test::distortion;
@@ -23,11 +28,6 @@ using polarquant_test::laws;
 using polarquant_test::Mean;
 using polarquant_test::samples_of_level;
 using polarquant_test::simpson;
-using polarquant::AngleCodebook;
-using polarquant::AngleDistribution;
-using polarquant::cosine_moments;
-using polarquant::CosineMoments;
-using polarquant::Random;
 
 std::string name_of(const AngleDistribution& law, int bits) {
   return "a = " + std::to_string(law.a()) + ", b = " + std::to_string(law.b()) + ", " +
@@ -219,10 +219,9 @@ TEST(FromCentroidsTest, WrongNumberIsAnErrorThatNamesIt) {
       },
       {"3 centroids", "power of two"});
   expect_invalid([] { AngleCodebook::from_centroids({.1}, true); },
-                          {"1 centroids", "2 or more on the circle"});
-  expect_invalid(
-      [] { AngleCodebook::from_centroids(std::vector<double>(512, 0.1), false); },
-      {"512 centroids", "256"});
+                 {"1 centroids", "2 or more on the circle"});
+  expect_invalid([] { AngleCodebook::from_centroids(std::vector<double>(512, 0.1), false); },
+                 {"512 centroids", "256"});
 }
 
 TEST(FromCentroidsTest, WrongCentroidIsAnErrorThatNamesIt) {
@@ -236,11 +235,7 @@ TEST(FromCentroidsTest, WrongCentroidIsAnErrorThatNamesIt) {
         AngleCodebook::from_centroids({0.1, 6.3}, true);
       },
       {"centroid 1 is 6.3", "2 pi)"});
-  expect_invalid(
-      [] {
-        AngleCodebook::from_centroids({-0.1, 1.0}, false);
-      },
-      {"centroid 0 is -0.1"});
+  expect_invalid([] { AngleCodebook::from_centroids({-0.1, 1.0}, false); }, {"centroid 0 is -0.1"});
   expect_invalid(
       [] {
         AngleCodebook::from_centroids({0.4, 0.3}, false);
@@ -334,10 +329,8 @@ TEST(CosineMomentsTest, AnyCodebookOnTheCircleAgreesWithSamples) {
 TEST(CosineMomentsTest, CircularAndOtherDoNotMix) {
   const AngleDistribution circle = AngleDistribution::of_level(1);
   const AngleDistribution law = AngleDistribution::of_level(2);
-  expect_invalid([&] { cosine_moments(law, AngleCodebook::lloyd_max(circle, 2)); },
-                          {"circular"});
-  expect_invalid([&] { cosine_moments(circle, AngleCodebook::lloyd_max(law, 2)); },
-                          {"circular"});
+  expect_invalid([&] { cosine_moments(law, AngleCodebook::lloyd_max(circle, 2)); }, {"circular"});
+  expect_invalid([&] { cosine_moments(circle, AngleCodebook::lloyd_max(law, 2)); }, {"circular"});
 }
 
 }  // namespace

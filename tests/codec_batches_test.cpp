@@ -56,15 +56,21 @@ struct Batch {
         weights(gaussian_vector<Accumulator>(num_queries * num_tiles * kTile, 3)) {
     const std::vector<std::byte> codes_in_a_row = encode_rows(codec, vectors);
     decoded = decode_rows(codec, codes_in_a_row);
-    EXPECT_EQ(codec.encode(Rows<const T>{vectors.data(), num_codes, d},
-                 {rows.data(), num_codes, stride}, scratch.data()).num_encoded, num_codes);
+    EXPECT_EQ(codec
+                  .encode(Rows<const T>{vectors.data(), num_codes, d},
+                          {rows.data(), num_codes, stride}, scratch.data())
+                  .num_encoded,
+              num_codes);
     std::memset(tiles.data(), 0, num_tiles * codec.tile_bytes());
     for (std::size_t first = 0; first < num_codes;) {
       // In pieces that begin within a tile.
       const std::size_t count =
           std::min({num_codes - first, kTile - first % kTile, std::size_t{7}});
-      EXPECT_EQ(codec.encode_tile(Rows<const T>{vectors.data() + first * d, count, d}, first % kTile,
-                        tiles.data() + first / kTile * codec.tile_bytes(), scratch.data()).num_encoded, count);
+      EXPECT_EQ(codec
+                    .encode_tile(Rows<const T>{vectors.data() + first * d, count, d}, first % kTile,
+                                 tiles.data() + first / kTile * codec.tile_bytes(), scratch.data())
+                    .num_encoded,
+                count);
       first += count;
     }
     for (std::size_t i = 0; i < num_queries; ++i) {
@@ -182,8 +188,8 @@ TYPED_TEST(CodecBatchesTest, RandomFormatsCountsAndQueries) {
 }
 
 TYPED_TEST(CodecBatchesTest, Uncompressed) {
-  const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::uncompressed(48),
-                                    make_rotation(RotationKind::kHaar, 48), Arithmetic::kExact);
+  const PolarCodec<AccumulatorOf<TypeParam>> codec(
+      PolarFormat::uncompressed(48), make_rotation(RotationKind::kHaar, 48), Arithmetic::kExact);
   Batch<TypeParam>(codec, 45, 3).expect_right(1e-5);
 }
 
@@ -200,8 +206,7 @@ TEST(CodecBatchesIsaTest, PresetsOnEveryInstructionSet) {
     for (const PolarFormat& format :
          {PolarFormat::paper(128), PolarFormat::full_depth(64, 3.25),
           PolarFormat::full_depth(96, 4.25), PolarFormat::full_depth(128, 4.625)}) {
-      const PolarCodec<float> codec(format,
-                                    make_rotation(RotationKind::kHadamard, format.head_dim),
+      const PolarCodec<float> codec(format, make_rotation(RotationKind::kHadamard, format.head_dim),
                                     Arithmetic::kExact, isa);
       for (const std::size_t num_codes : {1u, 2u, 31u, 32u, 33u, 100u, 257u, 1100u}) {
         Batch<float>(codec, num_codes, 1 + num_codes % 4).expect_right(1e-5);
@@ -224,7 +229,7 @@ TEST(CodecBatchesIsaTest, FixedPoint) {
 
 TYPED_TEST(CodecBatchesTest, RowsInTilesAreTheRowsOfTheStride) {
   const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::full_depth(80, 3.7),
-                                    make_rotation(RotationKind::kHaar, 80));
+                                                   make_rotation(RotationKind::kHaar, 80));
   Batch<TypeParam> batch(codec, 70, 1);
   std::vector<std::byte> code(codec.bytes_per_vector());
   for (std::size_t j = 0; j < 70; ++j) {
@@ -236,7 +241,8 @@ TYPED_TEST(CodecBatchesTest, RowsInTilesAreTheRowsOfTheStride) {
 
 TYPED_TEST(CodecBatchesTest, NoCodesGiveNothing) {
   using Accumulator = AccumulatorOf<TypeParam>;
-  const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::paper(32), make_rotation(RotationKind::kHaar, 32));
+  const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::paper(32),
+                                                   make_rotation(RotationKind::kHaar, 32));
   GuardedBytes scratch(codec.scratch_bytes());
   GuardedBytes prepared(codec.prepared_size() * sizeof(Accumulator));
   const std::vector<TypeParam> query = gaussian_vector<TypeParam>(32, 1);
@@ -253,8 +259,8 @@ TYPED_TEST(CodecBatchesTest, NoCodesGiveNothing) {
 
 // What stands in scratch, or in slots without a vector, must not reach a result.
 TYPED_TEST(CodecBatchesTest, RubbishInTheScratchDoesNotMatter) {
-  const PolarCodec<AccumulatorOf<TypeParam>> codec(PolarFormat::paper(64),
-                                    make_rotation(RotationKind::kHadamard, 64), Arithmetic::kExact);
+  const PolarCodec<AccumulatorOf<TypeParam>> codec(
+      PolarFormat::paper(64), make_rotation(RotationKind::kHadamard, 64), Arithmetic::kExact);
   Batch<TypeParam> batch(codec, 5, 2);
   std::memset(batch.scratch.data(), 0xff, codec.scratch_bytes());  // NaN throughout
   batch.expect_right(1e-5);

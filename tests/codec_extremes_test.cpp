@@ -25,12 +25,12 @@ using polarquant::Rows;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::decode_rows;
 using polarquant_test::Distortion;
+using polarquant_test::distortion_of;
 using polarquant_test::encode_rows;
 using polarquant_test::format_of;
 using polarquant_test::gaussian_vector;
 using polarquant_test::GuardedBytes;
 using polarquant_test::make_rotation;
-using polarquant_test::distortion_of;
 using polarquant_test::norm_of;
 using polarquant_test::random_format;
 using polarquant_test::random_rotation;
@@ -138,7 +138,8 @@ TYPED_TEST(CodecExtremesOfTypeTest, ANonFiniteEntryAnywhereIsReportedWithItsRow)
   for (const PolarFormat& format :
        {PolarFormat::paper(32), PolarFormat::full_depth(22, 4.0), PolarFormat::uncompressed(32)}) {
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<AccumulatorOf<TypeParam>> codec(format, make_rotation(RotationKind::kHaar, format.head_dim));
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(
+        format, make_rotation(RotationKind::kHaar, format.head_dim));
     const std::size_t num_bytes = codec.bytes_per_vector();
     const std::vector<TypeParam> good = gaussian_vector<TypeParam>(35 * d, 15);
     const std::vector<std::byte> expected = encode_rows(codec, good);
@@ -149,9 +150,8 @@ TYPED_TEST(CodecExtremesOfTypeTest, ANonFiniteEntryAnywhereIsReportedWithItsRow)
           std::vector<TypeParam> rows = good;
           rows[row * d + column] = static_cast<TypeParam>(bad);
           std::vector<std::byte> codes(35 * num_bytes, std::byte{0x77});
-          const EncodeResult result =
-              codec.encode(Rows<const TypeParam>{rows.data(), 35, d},
-                           {codes.data(), 35, num_bytes}, scratch.data());
+          const EncodeResult result = codec.encode(Rows<const TypeParam>{rows.data(), 35, d},
+                                                   {codes.data(), 35, num_bytes}, scratch.data());
           ASSERT_EQ(result.num_encoded, row);
           ASSERT_EQ(result.failure, EncodeFailure::kNotFinite);
           ASSERT_EQ(std::memcmp(codes.data(), expected.data(), row * num_bytes), 0);

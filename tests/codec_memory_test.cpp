@@ -41,8 +41,8 @@ TYPED_TEST(CodecMemoryOfTypeTest, NoCallWritesBeyondScratchBytes) {
     const PolarFormat format =
         trial == 0 ? PolarFormat::uncompressed(64, FloatType::kFloat64) : random_format(random);
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
-    const PolarCodec<AccumulatorOf<TypeParam>> codec(format,
-                                      make_rotation(RotationKind::kHadamard, format.head_dim));
+    const PolarCodec<AccumulatorOf<TypeParam>> codec(
+        format, make_rotation(RotationKind::kHadamard, format.head_dim));
     const std::size_t num_bytes = codec.bytes_per_vector();
     const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(33 * d, 1);
     GuardedBytes scratch(codec.scratch_bytes());
@@ -52,9 +52,17 @@ TYPED_TEST(CodecMemoryOfTypeTest, NoCallWritesBeyondScratchBytes) {
     GuardedBytes prepared(codec.prepared_size() * sizeof(Accumulator));
     Accumulator* const output = reinterpret_cast<Accumulator*>(decoded.data());
     Accumulator* const table = reinterpret_cast<Accumulator*>(prepared.data());
-    EXPECT_EQ(codec.encode(Rows<const TypeParam>{rows.data(), 33, d}, {codes.data(), 33, num_bytes}, scratch.data()).num_encoded, 33u);
+    EXPECT_EQ(codec
+                  .encode(Rows<const TypeParam>{rows.data(), 33, d}, {codes.data(), 33, num_bytes},
+                          scratch.data())
+                  .num_encoded,
+              33u);
     codec.decode({codes.data(), 33, num_bytes}, {output, 33, d}, scratch.data());
-    EXPECT_EQ(codec.encode_tile(Rows<const TypeParam>{rows.data(), kTileTokens, d}, 0, tile.data(), scratch.data()).num_encoded, kTileTokens);
+    EXPECT_EQ(codec
+                  .encode_tile(Rows<const TypeParam>{rows.data(), kTileTokens, d}, 0, tile.data(),
+                               scratch.data())
+                  .num_encoded,
+              kTileTokens);
     codec.decode_tile(tile.data(), {output, kTileTokens, d}, scratch.data());
     codec.prepare_query(rows.data(), table, scratch.data());
     codec.dot(table, codes.data() + 32 * num_bytes, scratch.data());
@@ -72,7 +80,11 @@ TYPED_TEST(CodecMemoryOfTypeTest, NoCallWritesBeyondScratchBytes) {
                           scratch.data());
     }
     std::memset(tiles.data(), 0, 2 * codec.tile_bytes());
-    EXPECT_EQ(codec.encode_tile(Rows<const TypeParam>{rows.data(), kTileTokens, d}, 0, tiles.data(), scratch.data()).num_encoded, kTileTokens);
+    EXPECT_EQ(codec
+                  .encode_tile(Rows<const TypeParam>{rows.data(), kTileTokens, d}, 0, tiles.data(),
+                               scratch.data())
+                  .num_encoded,
+              kTileTokens);
     codec.dot_rows({tables, 3, codec.prepared_size()}, {codes.data(), 33, num_bytes},
                    {weights, 3, 33}, scratch.data());
     codec.accumulate_rows({weights, 3, 33}, {codes.data(), 33, num_bytes}, {output, 3, d},
@@ -114,8 +126,16 @@ TYPED_TEST(CodecMemoryOfTypeTest, CallsWithScratchAllocateNothing) {
       GuardedBytes scratch(codec.scratch_bytes());
       EXPECT_EQ(
           count_allocations([&] {
-            EXPECT_EQ(codec.encode(Rows<const TypeParam>{rows.data(), 40, 96}, {codes.data(), 40, num_bytes}, scratch.data()).num_encoded, 40u);
-            EXPECT_EQ(codec.encode_tile(Rows<const TypeParam>{rows.data(), 32, 96}, 0, tile.data(), scratch.data()).num_encoded, 32u);
+            EXPECT_EQ(codec
+                          .encode(Rows<const TypeParam>{rows.data(), 40, 96},
+                                  {codes.data(), 40, num_bytes}, scratch.data())
+                          .num_encoded,
+                      40u);
+            EXPECT_EQ(codec
+                          .encode_tile(Rows<const TypeParam>{rows.data(), 32, 96}, 0, tile.data(),
+                                       scratch.data())
+                          .num_encoded,
+                      32u);
             codec.decode({codes.data(), 40, num_bytes}, {decoded.data(), 40, 96}, scratch.data());
             codec.decode_tile(tile.data(), {decoded.data(), 32, 96}, scratch.data());
             codec.prepare_query(rows.data(), prepared, scratch.data());

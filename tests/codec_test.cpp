@@ -78,11 +78,10 @@ TYPED_TEST(CodecTest, DotIsTheInnerProductWithTheDecodedVector) {
     codec.prepare_query(query.data(), prepared, scratch.data());
     for (std::size_t row = 0; row < 10; ++row) {
       const Accumulator* const key = decoded.data() + row * d;
-      EXPECT_NEAR(
-          static_cast<double>(codec.dot(
-              prepared, codes.data() + row * codec.bytes_per_vector(), scratch.data())),
-          inner_product(query.data(), key, d),
-          tolerance * norm_of(query.data(), d) * norm_of(key, d))
+      EXPECT_NEAR(static_cast<double>(codec.dot(
+                      prepared, codes.data() + row * codec.bytes_per_vector(), scratch.data())),
+                  inner_product(query.data(), key, d),
+                  tolerance * norm_of(query.data(), d) * norm_of(key, d))
           << format.description();
     }
   }
@@ -159,9 +158,8 @@ TEST(EncodeFailureTest, HasFixedNumbers) {
 // Whatever the family, the type, and the tile that the row falls into.
 TYPED_TEST(CodecTest, StopsAtTheFirstRowThatIsNotFinite) {
   using Accumulator = AccumulatorOf<TypeParam>;
-  for (const CodecFormat& format :
-       {CodecFormat(PolarFormat::paper(32)), CodecFormat(PolarFormat::uncompressed(32)),
-        plain_8bit(32)}) {
+  for (const CodecFormat& format : {CodecFormat(PolarFormat::paper(32)),
+                                    CodecFormat(PolarFormat::uncompressed(32)), plain_8bit(32)}) {
     const auto codec = codec_of<Accumulator>(format, RotationKind::kHaar);
     const std::vector<TypeParam> good = gaussian_vector<TypeParam>(100 * 32, 5);
     const std::vector<std::byte> expected = encode_rows(*codec, good);
@@ -184,17 +182,15 @@ TYPED_TEST(CodecTest, StopsAtTheFirstRowThatIsNotFinite) {
 
 // Doubles that no code of float radii can hold, behind more rows than a tile has.
 TEST(CodecOfDoublesTest, ANormBeyondTheTypeOfNormsIsOutOfRange) {
-  for (const CodecFormat& format :
-       {CodecFormat(PolarFormat::paper(32)), CodecFormat(PolarFormat::uncompressed(32)),
-        plain_8bit(32)}) {
+  for (const CodecFormat& format : {CodecFormat(PolarFormat::paper(32)),
+                                    CodecFormat(PolarFormat::uncompressed(32)), plain_8bit(32)}) {
     const auto codec = codec_of<double>(format, RotationKind::kHaar);
     std::vector<double> rows = gaussian_vector<double>(50 * 32, 5);
     rows[40 * 32 + 3] = 1e300;
     std::vector<std::byte> codes(50 * codec->bytes_per_vector());
     GuardedBytes scratch(codec->scratch_bytes());
-    const EncodeResult result =
-        codec->encode({rows.data(), 50, 32}, {codes.data(), 50, codec->bytes_per_vector()},
-                      scratch.data());
+    const EncodeResult result = codec->encode(
+        {rows.data(), 50, 32}, {codes.data(), 50, codec->bytes_per_vector()}, scratch.data());
     EXPECT_EQ(result.num_encoded, 40u) << format.description();
     EXPECT_EQ(result.failure, EncodeFailure::kOutOfRange) << format.description();
   }

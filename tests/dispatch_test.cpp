@@ -24,6 +24,8 @@ using polarquant::PolarCodec;
 using polarquant::PolarFormat;
 using polarquant::RotationKind;
 using polarquant::RowMatrix;
+using polarquant::detail::choose_polar_kernels;
+using polarquant::detail::CodecTables;
 using polarquant_test::cache_with;
 using polarquant_test::CachePair;
 using polarquant_test::decode_rows;
@@ -32,7 +34,6 @@ using polarquant_test::format_of;
 using polarquant_test::gaussian_matrix;
 using polarquant_test::gaussian_vector;
 using polarquant_test::GuardedBytes;
-using polarquant_test::has_tile_kernels;
 using polarquant_test::make_rotation;
 using polarquant_test::message_of;
 using polarquant_test::name_of;
@@ -53,9 +54,8 @@ TEST(KernelsDispatchTest, AMissingIsaIsAnErrorOfTheCodec) {
 
 TEST(KernelsDispatchTest, AnUnknownIsaIsAnErrorOfTheCache) {
   const ScopedIsa scoped("mmx");
-  const std::string message = message_of<std::invalid_argument>([] {
-    KVCache<float>(tile_config(PolarFormat::paper(64), PolarFormat::paper(64)));
-  });
+  const std::string message = message_of<std::invalid_argument>(
+      [] { KVCache<float>(tile_config(PolarFormat::paper(64), PolarFormat::paper(64))); });
   EXPECT_NE(message.find("POLARQUANT_ISA is mmx, must be scalar, avx2, avx512 or neon"),
             std::string::npos)
       << message;
@@ -63,11 +63,7 @@ TEST(KernelsDispatchTest, AnUnknownIsaIsAnErrorOfTheCache) {
 
 // ---- The kernels on tiles ----
 
-using TileKernelsDispatchTest = polarquant_test::TileKernelsFixture;
-
-std::string kernel_name_of(Isa isa, const PolarFormat& format, Arithmetic arithmetic) {
-  return cache_with<float>(isa, tile_config(format, format, arithmetic)).kernel_name();
-}
+using TileKernelsDispatchTest = polarquant_test::FloatTilesFixture;
 
 // Formats without kernels on tiles, one for each reason; see TileTables.
 std::vector<PolarFormat> other_formats() {
@@ -80,17 +76,34 @@ std::vector<PolarFormat> other_formats() {
   return formats;
 }
 
-TEST_F(TileKernelsDispatchTest, RunWhereTheFormatAllowsThem) {
+// Of every format, from the tables alone: making a codec of each takes seconds.
+TEST(KernelsDispatchTest, KernelsOnTilesRunWhereFormatAndMachineAllowThem) {
   for (const PolarFormat& format : tile_formats()) {
-    EXPECT_EQ(kernel_name_of(Isa::kAvx512, format, Arithmetic::kExact), "avx512 tiles")
-        << name_of(format);
-    EXPECT_EQ(kernel_name_of(Isa::kAvx512, format, Arithmetic::kFixedPoint), "avx512 tiles, 16-bit")
-        << name_of(format);
+    const CodecTables tables(format, offline_codebooks(format));
+    for (const Isa isa : polarquant_test::available_isas()) {
+      const std::string name = isa_name(isa);
+      const bool has_fixed = polarquant_test::has_fixed_tiles(isa);
+      const bool has_float = isa == Isa::kAvx512 && polarquant_test::has_float_tiles();
+      EXPECT_EQ(choose_polar_kernels<float>(isa, tables, Arithmetic::kExact).name,
+                name + (has_float ? " tiles" : " loops"))
+          << name_of(format);
+      EXPECT_EQ(choose_polar_kernels<float>(isa, tables, Arithmetic::kFixedPoint).name,
+                name + (has_fixed ? " tiles, 16-bit" : " loops"))
+          << name_of(format);
+      EXPECT_EQ(choose_polar_kernels<double>(isa, tables, Arithmetic::kFixedPoint).name,
+                name + " loops")
+          << name_of(format);
+    }
   }
   for (const PolarFormat& format : other_formats()) {
-    EXPECT_EQ(kernel_name_of(Isa::kAvx512, format, Arithmetic::kExact), "avx512 loops") << name_of(format);
-    EXPECT_EQ(kernel_name_of(Isa::kAvx512, format, Arithmetic::kFixedPoint), "avx512 loops")
-        << name_of(format);
+    const CodecTables tables(format, offline_codebooks(format));
+    for (const Isa isa : polarquant_test::available_isas()) {
+      for (const Arithmetic arithmetic : {Arithmetic::kExact, Arithmetic::kFixedPoint}) {
+        EXPECT_EQ(choose_polar_kernels<float>(isa, tables, arithmetic).name,
+                  std::string(isa_name(isa)) + " loops")
+            << name_of(format);
+      }
+    }
   }
 }
 
@@ -103,28 +116,12 @@ TEST(KernelsDispatchTest, SixteenBitsAreTheDefaultAndExactnessAnOption) {
   EXPECT_EQ(std::string(cache.kernel_name()).find("16-bit"), std::string::npos);
 }
 
-TEST(KernelsDispatchTest, OtherInstructionSetsHaveKernelsOnTilesIn16BitsAlone) {
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kNeon}) {
-    if (!isa_is_available(isa)) continue;
-    const std::string name = isa_name(isa);
-    EXPECT_EQ(kernel_name_of(isa, PolarFormat::paper(64), Arithmetic::kExact), name + " loops");
-    EXPECT_EQ(kernel_name_of(isa, PolarFormat::paper(64), Arithmetic::kFixedPoint),
-              name + (isa == Isa::kScalar ? " loops" : " tiles, 16-bit"));
-    for (const PolarFormat& format : other_formats()) {
-      EXPECT_EQ(kernel_name_of(isa, format, Arithmetic::kFixedPoint), name + " loops")
-          << name_of(format);
-    }
-  }
-}
-
 TEST(KernelsDispatchTest, SixteenBitsAreTakenByDefaultExactlyWhereTheMachineHasThem) {
   const ScopedIsa scoped(nullptr);
   const KVCache<float> cache(
       tile_config(PolarFormat::paper(64), PolarFormat::paper(64), Arithmetic::kFixedPoint));
-  const bool has_words = isa_is_available(Isa::kNeon) ||
-                         (isa_is_available(Isa::kAvx2) && !isa_is_available(Isa::kAvx512));
   EXPECT_EQ(std::string(cache.kernel_name()).find("tiles, 16-bit") != std::string::npos,
-            has_tile_kernels() || has_words);
+            polarquant_test::has_fixed_tiles(polarquant::choose_isa()));
 }
 
 // ---- Where 16 bits are not possible they change nothing ----
@@ -160,15 +157,16 @@ TEST_F(TileKernelsDispatchTest, HalvesHaveTheKernelsOfFloats) {
   const KVCacheConfig config =
       tile_config(PolarFormat::paper(64), PolarFormat::paper(64), Arithmetic::kFixedPoint);
   EXPECT_STREQ(cache_with<Eigen::half>(Isa::kAvx512, config).kernel_name(), "avx512 tiles, 16-bit");
-  EXPECT_STREQ(cache_with<Eigen::bfloat16>(Isa::kAvx512, config).kernel_name(), "avx512 tiles, 16-bit");
+  EXPECT_STREQ(cache_with<Eigen::bfloat16>(Isa::kAvx512, config).kernel_name(),
+               "avx512 tiles, 16-bit");
 }
 
 TEST_F(TileKernelsDispatchTest, CodesRowsAndDotsDoNotDependOnTheArithmetic) {
   for (const PolarFormat& format : tile_formats()) {
     const std::size_t d = static_cast<std::size_t>(format.head_dim);
     const auto rotation = make_rotation(RotationKind::kHadamard, format.head_dim);
-    const PolarCodec<float> exact(format, rotation, Arithmetic::kExact);
-    const PolarCodec<float> fixed(format, rotation, Arithmetic::kFixedPoint);
+    const PolarCodec<float> exact(format, rotation, Arithmetic::kExact, Isa::kAvx512);
+    const PolarCodec<float> fixed(format, rotation, Arithmetic::kFixedPoint, Isa::kAvx512);
     EXPECT_EQ(exact.arithmetic(), Arithmetic::kExact);
     EXPECT_EQ(fixed.arithmetic(), Arithmetic::kFixedPoint);
     ASSERT_EQ(exact.prepared_size(), fixed.prepared_size());
@@ -189,8 +187,8 @@ TEST_F(TileKernelsDispatchTest, CodesRowsAndDotsDoNotDependOnTheArithmetic) {
 
 TEST_F(TileKernelsDispatchTest, CachesOfBothArithmeticsHoldTheSameCodes) {
   const PolarFormat format = PolarFormat::full_depth(80, 3.25);
-  const CachePair caches(tile_config(format, format), gaussian_matrix<float>(40, 80, 1),
-                         gaussian_matrix<float>(40, 80, 2));
+  const CachePair caches(Isa::kAvx512, tile_config(format, format),
+                         gaussian_matrix<float>(40, 80, 1), gaussian_matrix<float>(40, 80, 2));
   for (std::size_t token = 0; token < 40; ++token) {
     EXPECT_EQ(caches.exact.key_code(0, token), caches.fixed.key_code(0, token));
     EXPECT_EQ(caches.exact.value_code(0, token), caches.fixed.value_code(0, token));

@@ -9,8 +9,6 @@
 
 namespace {
 
-using polarquant_test::Fingerprint;
-using polarquant_test::ulp_error;
 using polarquant::Random;
 using polarquant::detail::fixed_log;
 using polarquant::detail::fixed_pow;
@@ -21,6 +19,8 @@ using polarquant::detail::kHalfPi;
 using polarquant::detail::kPi;
 using polarquant::detail::kTwoPi;
 using polarquant::detail::SinCos;
+using polarquant_test::Fingerprint;
+using polarquant_test::ulp_error;
 
 constexpr double kTwoUlpOfOne = 0x1.0p-52;
 

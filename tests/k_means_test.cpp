@@ -13,6 +13,10 @@
 
 namespace {
 
+using polarquant::AngleCodebook;
+using polarquant::AngleDistribution;
+using polarquant::KMeansOptions;
+using polarquant::Random;
 using polarquant_test::circular_distance;
 using polarquant_test::distortion;
 using polarquant_test::expect_invalid;
@@ -20,10 +24,6 @@ using polarquant_test::kPi;
 using polarquant_test::laws;
 using polarquant_test::Mean;
 using polarquant_test::samples_of_level;
-using polarquant::AngleCodebook;
-using polarquant::AngleDistribution;
-using polarquant::KMeansOptions;
-using polarquant::Random;
 
 // Mean squared distance of samples from their centroids.
 double objective(const std::vector<double>& samples, const std::vector<double>& centroids,
@@ -216,11 +216,11 @@ TEST(KMeansTest, EqualSamplesGiveEqualCentroids) {
 TEST(KMeansTest, ImpossibleNumberOfBitsIsAnErrorThatNamesIt) {
   const std::vector<double> samples(1000, 0.5);
   expect_invalid([&] { AngleCodebook::k_means(samples, k_means_options(9, false, 0)); },
-                          {"9 bits", "0 .. 8"});
+                 {"9 bits", "0 .. 8"});
   expect_invalid([&] { AngleCodebook::k_means(samples, k_means_options(-1, false, 0)); },
-                          {"-1 bits", "0 .. 8"});
+                 {"-1 bits", "0 .. 8"});
   expect_invalid([&] { AngleCodebook::k_means(samples, k_means_options(0, true, 0)); },
-                          {"0 bits", "1 .. 8"});
+                 {"0 bits", "1 .. 8"});
 }
 
 TEST(KMeansTest, TooFewAnglesAreAnErrorThatNamesTheirNumber) {
@@ -237,11 +237,7 @@ TEST(KMeansTest, AngleOutOfRangeIsAnErrorThatNamesIt) {
   expect_invalid([&] { AngleCodebook::k_means({1.6}, line); }, {"angle 1.6", "pi/2]"});
   expect_invalid([&] { AngleCodebook::k_means({-0.1}, line); }, {"angle -0.1"});
   expect_invalid([&] { AngleCodebook::k_means({std::nan("")}, line); }, {"nan"});
-  expect_invalid(
-      [&] {
-        AngleCodebook::k_means({1.0, 6.3}, circle);
-      },
-      {"angle 6.3", "2 pi)"});
+  expect_invalid([&] { AngleCodebook::k_means({1.0, 6.3}, circle); }, {"angle 6.3", "2 pi)"});
   expect_invalid(
       [&] {
         AngleCodebook::k_means({1.0, polarquant::detail::kTwoPi}, circle);

@@ -36,14 +36,12 @@ using polarquant_test::format_of;
 using polarquant_test::gaussian_matrix;
 using polarquant_test::gaussian_vector;
 using polarquant_test::GuardedBytes;
+using polarquant_test::kRotations;
 using polarquant_test::make_rotation;
 using polarquant_test::norm_of;
 using polarquant_test::random_format;
 using polarquant_test::random_int;
 using polarquant_test::ScopedIsa;
-
-constexpr RotationKind kRotations[] = {RotationKind::kNone, RotationKind::kHadamard,
-                                       RotationKind::kHaar};
 
 template <typename A>
 PolarCodec<A> codec_of(Isa isa, const PolarFormat& format, RotationKind kind) {
@@ -100,8 +98,10 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const RotationKind kind = rotation_for(format, i);
-      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, kind);
-      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, kind);
+      const PolarCodec<AccumulatorOf<T>> scalar =
+          codec_of<AccumulatorOf<T>>(Isa::kScalar, format, kind);
+      const PolarCodec<AccumulatorOf<T>> fast =
+          codec_of<AccumulatorOf<T>>(GetParam(), format, kind);
       const std::vector<T> rows =
           gaussian_vector<T>(67 * static_cast<std::size_t>(format.head_dim), 1000 + i);
       const std::vector<std::byte> codes = encode_rows(scalar, rows);
@@ -117,8 +117,10 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const std::size_t d = static_cast<std::size_t>(format.head_dim);
-      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
-      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> scalar =
+          codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> fast =
+          codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
       const std::vector<std::byte> codes =
           encode_rows(scalar, gaussian_vector<T>(33 * d, 2000 + i));
       const std::vector<Accumulator> expected = decode_rows(scalar, codes);
@@ -138,8 +140,10 @@ class KernelsTest : public testing::TestWithParam<Isa> {
     for (std::size_t i = 0; i < formats.size(); ++i) {
       const PolarFormat& format = formats[i];
       const std::size_t d = static_cast<std::size_t>(format.head_dim);
-      const PolarCodec<AccumulatorOf<T>> scalar = codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
-      const PolarCodec<AccumulatorOf<T>> fast = codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> scalar =
+          codec_of<AccumulatorOf<T>>(Isa::kScalar, format, rotation_for(format, i));
+      const PolarCodec<AccumulatorOf<T>> fast =
+          codec_of<AccumulatorOf<T>>(GetParam(), format, rotation_for(format, i));
       const std::vector<T> rows = gaussian_vector<T>(9 * d, 3000 + i);
       const std::vector<T> query = gaussian_vector<T>(d, 4000 + i);
       const std::vector<std::byte> codes = encode_rows(scalar, rows);
@@ -249,8 +253,7 @@ class KernelsTest : public testing::TestWithParam<Isa> {
 };
 
 // scalar against itself would prove nothing, but it shows that the test's own scaffolding holds.
-INSTANTIATE_TEST_SUITE_P(Isas, KernelsTest,
-                         testing::Values(Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon),
+INSTANTIATE_TEST_SUITE_P(Isas, KernelsTest, testing::ValuesIn(polarquant_test::kIsas),
                          [](const auto& tested) { return std::string(isa_name(tested.param)); });
 
 // A name begins with the instruction set; what follows are the kernels on tiles, for floats alone.
@@ -265,8 +268,7 @@ TEST_P(KernelsTest, KernelNameTellsTheIsaThatWasForced) {
   const std::string of_floats =
       codec_of<float>(GetParam(), paper, RotationKind::kNone).kernel_name();
   // AVX-512 falls back to its loops where it has no VBMI2 or VNNI.
-  const bool has_tiles = GetParam() != Isa::kScalar &&
-                         (GetParam() != Isa::kAvx512 || polarquant_test::has_tile_kernels());
+  const bool has_tiles = polarquant_test::has_fixed_tiles(GetParam());
   EXPECT_EQ(of_floats, name + (has_tiles ? " tiles, 16-bit" : " loops"));
 }
 

@@ -15,11 +15,6 @@
 
 namespace {
 
-using polarquant_test::expect_invalid;
-using polarquant_test::gaussian_vector;
-using polarquant_test::make_rotation;
-using polarquant_test::distortion_of;
-using polarquant_test::with_codebooks;
 using polarquant::CodebookSet;
 using polarquant::offline_codebooks;
 using polarquant::online_codebooks;
@@ -29,6 +24,11 @@ using polarquant::PolarFormat;
 using polarquant::RadiusMeaning;
 using polarquant::Rotation;
 using polarquant::RotationKind;
+using polarquant_test::distortion_of;
+using polarquant_test::expect_invalid;
+using polarquant_test::gaussian_vector;
+using polarquant_test::make_rotation;
+using polarquant_test::with_codebooks;
 
 PolarFormat full_format(int head_dim, double bits) {
   PolarFormat format = PolarFormat::full_depth(head_dim, bits);
@@ -78,7 +78,8 @@ TEST(OnlineCodebooksTest, OnGaussianVectorsAreCloseToTheOfflineOnes) {
   // single cells of k-means keep to some percent.
   const std::vector<double>& first = online.levels[0].centroids();
   for (std::size_t i = 1; i < 16; ++i) {
-    EXPECT_NEAR(first[i] - first[i - 1], polarquant_test::kPi / 8.0, 0.25 * polarquant_test::kPi / 8.0);
+    EXPECT_NEAR(first[i] - first[i - 1], polarquant_test::kPi / 8.0,
+                0.25 * polarquant_test::kPi / 8.0);
   }
   // Deeper: at least 80,000 samples with a spread below .35; a centroid is the mean of about 1/4
   // of them, amplified by at most 6 (codebook_test.cpp).
@@ -93,7 +94,8 @@ TEST(OnlineCodebooksTest, OnGaussianVectorsReachTheOfflineDistortion) {
   const PolarFormat format = full_format(64, 3.25);
   const auto rotation = make_rotation(RotationKind::kHaar, 64, 3);
   const CodebookSet online = fit(format, *rotation, gaussian_vector<float>(10000 * 64, 2));
-  const double reached = relative_mse(format, rotation, online, gaussian_vector<float>(20000 * 64, 3));
+  const double reached =
+      relative_mse(format, rotation, online, gaussian_vector<float>(20000 * 64, 3));
   const double exact = format.expected_relative_mse();
   EXPECT_GT(reached, 0.98 * exact);
   EXPECT_LT(reached, 1.03 * exact);
@@ -215,7 +217,7 @@ TEST(OnlineCodebooksTest, InvalidFormatIsAnError) {
   format.level_bits[0] = 9;
   const std::vector<float> rows = gaussian_vector<float>(500 * 16, 14);
   expect_invalid([&] { fit(format, Rotation(RotationKind::kNone, 16, 0), rows); },
-                          {"level 1 has 9 bits"});
+                 {"level 1 has 9 bits"});
 }
 
 TEST(OnlineCodebooksTest, UncompressedFormatIsAnError) {
@@ -227,9 +229,8 @@ TEST(OnlineCodebooksTest, UncompressedFormatIsAnError) {
 
 TEST(OnlineCodebooksTest, RotationOfAnotherWidthIsAnErrorThatNamesBoth) {
   const std::vector<float> rows = gaussian_vector<float>(500 * 16, 14);
-  expect_invalid(
-      [&] { fit(full_format(16, 4.0), Rotation(RotationKind::kNone, 32, 0), rows); },
-      {"32 wide", "the format 16"});
+  expect_invalid([&] { fit(full_format(16, 4.0), Rotation(RotationKind::kNone, 32, 0), rows); },
+                 {"32 wide", "the format 16"});
 }
 
 TEST(OnlineCodebooksTest, EntryThatIsNotFiniteIsAnErrorThatNamesIt) {
@@ -237,9 +238,8 @@ TEST(OnlineCodebooksTest, EntryThatIsNotFiniteIsAnErrorThatNamesIt) {
        {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
     std::vector<float> rows = gaussian_vector<float>(500 * 16, 14);
     rows[16 * 123 + 5] = bad;
-    expect_invalid(
-        [&] { fit(full_format(16, 4.0), Rotation(RotationKind::kHaar, 16, 0), rows); },
-        {"row 123", "coordinate 5"});
+    expect_invalid([&] { fit(full_format(16, 4.0), Rotation(RotationKind::kHaar, 16, 0), rows); },
+                   {"row 123", "coordinate 5"});
   }
 }
 
@@ -248,13 +248,12 @@ TEST(OnlineCodebooksTest, FewerAnglesThanCentroidsAreAnErrorThatNamesBoth) {
   format.level_bits = {4, 2, 2, 2};
   const std::vector<float> rows = gaussian_vector<float>(3 * 16, 14);
   expect_invalid([&] { fit(format, Rotation(RotationKind::kNone, 16, 0), rows); },
-                          {"4 centroids", "3 angles"});
+                 {"4 centroids", "3 angles"});
 }
 
 TEST(OnlineCodebooksTest, NoRowsAreAnError) {
-  expect_invalid(
-      [&] { fit(full_format(16, 4.0), Rotation(RotationKind::kNone, 16, 0), {}); },
-      {"0 angles", "too few"});
+  expect_invalid([&] { fit(full_format(16, 4.0), Rotation(RotationKind::kNone, 16, 0), {}); },
+                 {"0 angles", "too few"});
 }
 
 }  // namespace

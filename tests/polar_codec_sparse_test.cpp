@@ -1,7 +1,7 @@
 // Vectors that are not Gaussian. Under the Hadamard rotation one large entry, two, or a few large
-// channels cost at most 15 % more than the law says up to 4 bits, 20 % at 4.625; under Haar nothing.
-// A single round of signs and Hadamard would cost 2.5 times the law on one-hot and 4.2 times on
-// two-hot vectors, two rounds more than 15 % on some widths.
+// channels cost at most 15 % more than the law says up to 4 bits, 20 % at 4.625; under Haar
+// nothing. A single round of signs and Hadamard would cost 2.5 times the law on one-hot and 4.2
+// times on two-hot vectors, two rounds more than 15 % on some widths.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -134,8 +134,7 @@ Mean paper_distortion(RotationKind kind, const std::vector<Sparsity>& sparsities
 class PolarCodecHaarTest : public testing::TestWithParam<Sparsity> {};
 
 TEST_P(PolarCodecHaarTest, SparseVectorsCostWhatTheLawSays) {
-  const Mean measured =
-      paper_distortion(RotationKind::kHaar, {GetParam()}, kSanitized ? 40 : 160);
+  const Mean measured = paper_distortion(RotationKind::kHaar, {GetParam()}, kSanitized ? 40 : 160);
   EXPECT_NEAR(measured.mean(), kLaw, (kSanitized ? 0.02 : 0.01) * kLaw);
   RecordProperty("relative_mse", std::to_string(measured.mean()));
 }

@@ -1,5 +1,5 @@
-// The distortion that a format promises, against the tables of the paper and against the definition;
-// that codecs keep it is polar_codec_distortion_test's.
+// The distortion that a format promises, against the tables of the paper and against the
+// definition; that codecs keep it is polar_codec_distortion_test's.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -60,8 +60,8 @@ TEST(PolarFormatDistortionTest, ExpectedRelativeMseOfEachRadiusMeaningIsThatOfTh
   const double one_radius[] = {.0318, .0326, .0326, .0315};
   for (int meaning = 0; meaning < 4; ++meaning) {
     const RadiusMeaning which = static_cast<RadiusMeaning>(meaning);
-    EXPECT_NEAR(with_meaning(format_of(128, {4, 2, 2, 2}), which).expected_relative_mse(), paper[meaning],
-                0.005 * paper[meaning]);
+    EXPECT_NEAR(with_meaning(format_of(128, {4, 2, 2, 2}), which).expected_relative_mse(),
+                paper[meaning], 0.005 * paper[meaning]);
     EXPECT_NEAR(with_meaning(format_of(128, {4, 2, 2, 3, 2, 3, 3}), which).expected_relative_mse(),
                 one_radius[meaning], 0.005 * one_radius[meaning]);
   }

@@ -94,9 +94,8 @@ TEST(PolarFormatTest, LargestBudgetGivesEveryAngleItsMostBits) {
 }
 
 TEST(PolarFormatTest, ABudgetThatCannotBeUsedIsAnErrorThatNamesTheMostBits) {
-  expect_invalid(
-      [] { PolarFormat::full_depth(64, 20); },
-      {"full_depth at 20 bits", "head_dim 64 can use at most 7.25", "uncompressed"});
+  expect_invalid([] { PolarFormat::full_depth(64, 20); },
+                 {"full_depth at 20 bits", "head_dim 64 can use at most 7.25", "uncompressed"});
   expect_invalid([] { PolarFormat::full_depth(96, 7.34); }, {"at most 7.16667"});
   expect_invalid([] { PolarFormat::full_depth(96, 1e300); }, {"at most 7.16667"});
 }
@@ -347,9 +346,11 @@ TEST(PolarFormatTest, WrongWidthOfAPresetIsAnErrorThatNamesIt) {
 // 16 + 64 bits fit 10 bytes, but decode to more than twice the error of zeros; 18 bytes do not.
 TEST(PolarFormatTest, TooSmallABudgetIsAnErrorThatNamesIt) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  for (const auto& [bits, text] :
-       {std::pair<double, const char*>{0.6, "0.6"}, {0.0, "0"}, {-3.0, "-3"}, {std::nan(""), "nan"},
-        {-kInfinity, "-inf"}}) {
+  for (const auto& [bits, text] : {std::pair<double, const char*>{0.6, "0.6"},
+                                   {0.0, "0"},
+                                   {-3.0, "-3"},
+                                   {std::nan(""), "nan"},
+                                   {-kInfinity, "-inf"}}) {
     expect_invalid([budget = bits] { PolarFormat::full_depth(128, budget); },
                    {("full_depth at " + std::string(text) + " bits").c_str(),
                     "head_dim 128 needs at least 1.125"});
@@ -395,7 +396,7 @@ TEST(PolarFormatTest, WrongRadiusTypeIsAnErrorThatNamesIt) {
 
 TEST(PolarFormatTest, WrongRadiusMeaningIsAnErrorThatNamesIt) {
   expect_wrong(with_meaning(format_of(128, {4}), static_cast<RadiusMeaning>(4)),
-                 {"radius_meaning is 4"});
+               {"radius_meaning is 4"});
 }
 
 // Given codebooks of another number, size or range are errors that say so.

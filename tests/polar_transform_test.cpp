@@ -13,12 +13,12 @@
 
 namespace {
 
-using polarquant_test::expect_invalid;
-using polarquant_test::gaussian_vector;
-using polarquant_test::kPi;
 using polarquant::from_polar;
 using polarquant::PolarShape;
 using polarquant::to_polar;
+using polarquant_test::expect_invalid;
+using polarquant_test::gaussian_vector;
+using polarquant_test::kPi;
 
 // Every depth of every kind of width.
 std::vector<PolarShape> shapes() {
@@ -185,8 +185,8 @@ TEST(PolarTransformTest, Level1FillsTheCircleAndDeeperLevelsTheQuadrant) {
     double smallest_first = 10.0;
     double largest_first = 0.0;
     for (std::uint64_t seed = 0; seed < 100; ++seed) {
-      const Polar<float> polar =
-          polar_of(shape, gaussian_vector<float>(1, static_cast<std::size_t>(shape.head_dim), seed));
+      const Polar<float> polar = polar_of(
+          shape, gaussian_vector<float>(1, static_cast<std::size_t>(shape.head_dim), seed));
       for (std::size_t k = 0; k < polar.angles.size(); ++k) {
         const double psi = static_cast<double>(polar.angles[k]);
         ASSERT_GE(psi, 0.0);
@@ -294,11 +294,7 @@ TEST(PolarShapeTest, BlocksAreNotJoined) { EXPECT_EQ((PolarShape{96, 5}.num_join
 TEST(PolarShapeTest, WidthOutOfRangeIsAnErrorThatNamesIt) {
   for (const int d : {-2, 0, 1, 7, 1026}) {
     const std::string text = "head_dim is " + std::to_string(d);
-    expect_invalid(
-        [d] {
-          PolarShape{d, 1}.validate();
-        },
-        {text.c_str(), "even, 2 .. 1024"});
+    expect_invalid([d] { PolarShape{d, 1}.validate(); }, {text.c_str(), "even, 2 .. 1024"});
   }
 }
 

@@ -10,10 +10,10 @@
 
 namespace {
 
+using polarquant::Random;
 using polarquant_test::Fingerprint;
 using polarquant_test::kKolmogorovBound;
 using polarquant_test::kolmogorov_statistic;
-using polarquant::Random;
 
 // A sample moment of `count` draws with the given exact mean and variance, within 4 standard
 // errors of it.

@@ -15,11 +15,11 @@
 
 namespace {
 
+using polarquant::Rotation;
+using polarquant::RotationKind;
 using polarquant_test::expect_invalid;
 using polarquant_test::gaussian_vector;
 using polarquant_test::Mean;
-using polarquant::Rotation;
-using polarquant::RotationKind;
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 // S, row by row, from the images of the unit vectors.
@@ -255,14 +255,13 @@ TEST(RotationTest, BitsAreTheSameEverywhere) {
 TEST(RotationTest, WidthOutOfRangeIsAnErrorThatNamesIt) {
   for (const int d : {-4, 0, 1, 7, 1026}) {
     const std::string text = "head_dim is " + std::to_string(d);
-    expect_invalid([d] { Rotation(RotationKind::kHaar, d, 0); },
-                            {text.c_str(), "even, 2 .. 1024"});
+    expect_invalid([d] { Rotation(RotationKind::kHaar, d, 0); }, {text.c_str(), "even, 2 .. 1024"});
   }
 }
 
 TEST(RotationTest, UnknownKindIsAnErrorThatNamesIt) {
   expect_invalid([] { Rotation(static_cast<RotationKind>(9), 128, 0); },
-                          {"rotation kind is 9", "kNone, kHadamard or kHaar"});
+                 {"rotation kind is 9", "kNone, kHadamard or kHaar"});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What tests share: exceptions, reproducible inputs, formats, guarded memory, the way through a codec
-// and what it makes of vectors, instruction sets.
+// What tests share: exceptions, reproducible inputs, formats, guarded memory, the way through a
+// codec and what it makes of vectors, instruction sets.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -226,8 +226,7 @@ std::vector<std::byte> encode_rows(const polarquant::Codec<AccumulatorOf<T>>& co
 }
 
 template <typename A>
-std::vector<A> decode_rows(const polarquant::Codec<A>& codec,
-                           const std::vector<std::byte>& codes) {
+std::vector<A> decode_rows(const polarquant::Codec<A>& codec, const std::vector<std::byte>& codes) {
   const std::size_t count = codes.size() / codec.bytes_per_vector();
   std::vector<A> rows(count * codec.head_dim());
   GuardedBytes scratch(codec.scratch_bytes());

@@ -1,5 +1,7 @@
 // The kernels on tiles of every instruction set that this machine has, in both arithmetics, against
 // the portable loops in float.
+#include "polarquant/kernels/tile_kernels.hpp"
+
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
@@ -98,8 +100,11 @@ class Tiles {
     std::vector<std::byte> codes(num_tiles_ * codec.tile_bytes());
     GuardedBytes scratch(codec.scratch_bytes());
     for (std::size_t tile = 0; tile < num_tiles_; ++tile) {
-      EXPECT_EQ(codec.encode_tile({vectors_.data() + tile * kTile * d_, kTile, d_}, 0,
-                        codes.data() + tile * codec.tile_bytes(), scratch.data()).num_encoded, kTile);
+      EXPECT_EQ(codec
+                    .encode_tile({vectors_.data() + tile * kTile * d_, kTile, d_}, 0,
+                                 codes.data() + tile * codec.tile_bytes(), scratch.data())
+                    .num_encoded,
+                kTile);
     }
     return codes;
   }
@@ -354,24 +359,6 @@ TEST(TileKernelsTest, EveryGroupSizeHasTheOutputsOfThePortableLoops) {
         EXPECT_LE((cache.attend(queries) - expected).norm(),
                   (kind.is_fixed() ? 1.5e-3f : 2e-5f) * expected.norm())
             << name_of(format) << ", " << kind.name() << ", groups of " << group_size;
-      }
-    }
-  }
-}
-
-// ---- Which kernels ----
-
-TEST(TileKernelsTest, TheForcedInstructionSetIsTheOneThatRuns) {
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (!isa_is_available(isa)) continue;
-    for (const Arithmetic arithmetic : {Arithmetic::kExact, Arithmetic::kFixedPoint}) {
-      for (const PolarFormat& format : tile_formats()) {
-        const PolarCodec<float> codec = codec_of({isa, arithmetic}, format);
-        EXPECT_EQ(std::string(codec.kernel_name()).rfind(isa_name(isa), 0), 0u) << name_of(format);
-        if (arithmetic == Arithmetic::kFixedPoint && (isa == Isa::kAvx2 || isa == Isa::kNeon)) {
-          EXPECT_EQ(codec.kernel_name(), std::string(isa_name(isa)) + " tiles, 16-bit")
-              << name_of(format);
-        }
       }
     }
   }

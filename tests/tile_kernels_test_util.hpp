@@ -15,29 +15,49 @@
 
 namespace polarquant_test {
 
-inline bool has_tile_kernels() {
+// Whether this machine and build have kernels on tiles in 16 bits for an instruction set.
+inline bool has_fixed_tiles(polarquant::Isa isa) {
+  if (!polarquant::isa_is_available(isa)) return false;
 #if POLARQUANT_X86
-  return polarquant::isa_is_available(polarquant::Isa::kAvx512) &&
-         polarquant::detail::has_avx512_tiles();
-#else
-  return false;
+  if (isa == polarquant::Isa::kAvx512) return polarquant::detail::has_avx512_tiles();
 #endif
+  return isa != polarquant::Isa::kScalar;
 }
 
-// Skips every test on a machine without the kernels; forces AVX-512 elsewhere.
-class TileKernelsFixture : public testing::Test {
+// AVX-512 alone has kernels on tiles in float too.
+inline bool has_float_tiles() { return has_fixed_tiles(polarquant::Isa::kAvx512); }
+
+// Runs for every instruction set with kernels on tiles in 16 bits; skips those that are missing.
+class FixedTilesFixture : public testing::TestWithParam<polarquant::Isa> {
  protected:
   void SetUp() override {
-    if (!has_tile_kernels()) {
-      GTEST_SKIP() << "this machine or build has no AVX-512 with VBMI2 and VNNI, which the kernels "
-                      "on tiles need";
+    if (!has_fixed_tiles(GetParam())) {
+      GTEST_SKIP() << "this machine or build has no kernels on tiles for "
+                   << polarquant::isa_name(GetParam());
     }
   }
 };
 
-// Every width in use and every preset: 3 to 5 bits at level 1, with and without joins (one has 6
-// bits), one radius and many, even and odd numbers of bytes.
-inline std::vector<polarquant::PolarFormat> tile_formats() {
+// What such a test is instantiated with, and how its cases are called.
+inline auto fixed_tiles_isas() {
+  return testing::Values(polarquant::Isa::kAvx512, polarquant::Isa::kAvx2, polarquant::Isa::kNeon);
+}
+inline std::string isa_case_name(const testing::TestParamInfo<polarquant::Isa>& tested) {
+  return polarquant::isa_name(tested.param);
+}
+
+// Skips every test on a machine without the kernels on tiles in float.
+class FloatTilesFixture : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!has_float_tiles()) {
+      GTEST_SKIP() << "this machine or build has no AVX-512 with VBMI2 and VNNI";
+    }
+  }
+};
+
+namespace internal {
+inline std::vector<polarquant::PolarFormat> make_tile_formats() {
   using polarquant::PolarFormat;
   std::vector<PolarFormat> formats;
   for (const int d : {64, 80, 96, 128, 192, 256}) {
@@ -54,6 +74,15 @@ inline std::vector<polarquant::PolarFormat> tile_formats() {
   formats.push_back(format_of(48, {5, 5, 0, 1}));          // 2 b1 + b2 = 15, an angle without bits
   formats.push_back(format_of(32, {1, 1, 5, 5, 0}));       // windows far wider than their fields
   formats.push_back(format_of(48, {2, 0, 5, 0, 3}, {5}));  // a join of 5 bits
+  return formats;
+}
+}  // namespace internal
+
+// Every width in use and every preset: 3 to 5 bits at level 1, with and without joins (one has 6
+// bits), one radius and many, even and odd numbers of bytes.
+// Made once: each full_depth takes 20 ms.
+inline const std::vector<polarquant::PolarFormat>& tile_formats() {
+  static const std::vector<polarquant::PolarFormat> formats = internal::make_tile_formats();
   return formats;
 }
 
@@ -81,12 +110,14 @@ polarquant::KVCache<T> cache_with(polarquant::Isa isa, polarquant::KVCacheConfig
   return polarquant::KVCache<T>(config);
 }
 
-// The same tokens in two caches on AVX-512, one exact and one in 16 bits.
+// The same tokens in two caches, one in 16 bits on an instruction set and one exact, on whatever is
+// fastest for that.
 struct CachePair {
-  CachePair(const polarquant::KVCacheConfig& config, const polarquant::RowMatrix<float>& keys,
-            const polarquant::RowMatrix<float>& values)
-      : exact(cache_with<float>(polarquant::Isa::kAvx512, with(config, polarquant::Arithmetic::kExact))),
-        fixed(cache_with<float>(polarquant::Isa::kAvx512, with(config, polarquant::Arithmetic::kFixedPoint))) {
+  CachePair(polarquant::Isa isa, const polarquant::KVCacheConfig& config,
+            const polarquant::RowMatrix<float>& keys, const polarquant::RowMatrix<float>& values)
+      : exact(cache_with<float>(polarquant::choose_isa(),
+                                with(config, polarquant::Arithmetic::kExact))),
+        fixed(cache_with<float>(isa, with(config, polarquant::Arithmetic::kFixedPoint))) {
     exact.append(keys, values);
     fixed.append(keys, values);
   }

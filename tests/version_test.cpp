@@ -39,10 +39,7 @@ TEST(VersionTest, InlineNamespaceTellsReleaseFromCheckedBuilds) {
 #endif
 }
 
-<<<<<<< HEAD
-TEST(VersionTest, NamesAreFoundWithoutTheInlineNamespace) {
-=======
-TEST(Version, inline_namespace_tells_flags_of_float_arithmetic) {
+TEST(VersionTest, InlineNamespaceTellsFlagsOfFloatArithmetic) {
   const std::string name = POLARQUANT_TEST_TEXT(POLARQUANT_ABI_NAMESPACE);
 #if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__)
   EXPECT_NE(name.find("_fast"), std::string::npos);
@@ -56,8 +53,7 @@ TEST(Version, inline_namespace_tells_flags_of_float_arithmetic) {
 #endif
 }
 
-TEST(Version, names_are_found_without_the_inline_namespace) {
->>>>>>> 7cd37e9e53ca48df21a498d6e6c5e740eade7661
+TEST(VersionTest, NamesAreFoundWithoutTheInlineNamespace) {
   const bool same =
       std::is_same_v<polarquant::VersionProbe, polarquant::POLARQUANT_ABI_NAMESPACE::VersionProbe>;
   EXPECT_TRUE(same);

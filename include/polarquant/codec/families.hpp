@@ -56,8 +56,9 @@ inline bool read_polar_settings(const std::vector<std::uint64_t>& numbers, Polar
   constexpr std::size_t kFirstBits = 4;
   constexpr std::size_t kNumBits = PolarFormat::kMaxLevels + PolarFormat::kMaxJoins;
   if (numbers.size() != kFirstBits + kNumBits + 1) return false;
+  // Width and depth; the others are kept in a byte, which would cut them.
   for (std::size_t i = 0; i + 1 < numbers.size(); ++i) {
-    if (numbers[i] > 1024) return false;
+    if (numbers[i] > (i < 2 ? 1024u : 255u)) return false;
   }
   format.head_dim = static_cast<int>(numbers[0]);
   format.levels = static_cast<int>(numbers[1]);

@@ -9,6 +9,7 @@
 #include <istream>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -60,7 +61,8 @@ inline SavedHeader read_header(ByteSource& source, SectionReader& reader) {
   if (source.num_left() == 0) throw_runtime_error("loading: there are no bytes, it is empty");
   std::memcpy(header, reader.take(sizeof header), sizeof header);
   if (std::memcmp(header, kSavedMagic, 8) != 0) {
-    throw_runtime_error("loading: this is no saved cache, it does not begin with \"PolarKV\"");
+    throw_runtime_error({"loading: this is no saved cache, it does not begin with \"",
+                         std::string_view(kSavedMagic, 7), "\""});
   }
   Checksum checksum;
   checksum.add(header, 24);

@@ -37,7 +37,7 @@ struct KVCacheConfig {
   int num_kv_heads = 1;
   int num_query_heads = 1;  // a multiple of num_kv_heads
 
-  // To be set: PolarFormat::full_depth(head_dim, 4.25) is a good start.
+  // To be set, to a format of format.hpp.
   CodecFormat key_format;
   CodecFormat value_format;
 

@@ -39,14 +39,14 @@ POLARQUANT_AVX512_INLINE float scale_weights(const float* weights, const float* 
     largest = _mm512_max_ps(largest, magnitude);
     total = _mm512_add_ps(total, magnitude);
   }
-  const float max = _mm512_reduce_max_ps(largest);
-  if (!(max > 0.0f)) {
+  const float most = _mm512_reduce_max_ps(largest);
+  if (!(most > 0.0f)) {
     for (std::size_t n = 0; n < num_tiles; ++n) store(out[n], _mm512_setzero_si512());
     return 0.0f;
   }
   const float lane_total = _mm512_reduce_max_ps(total);
   // Beyond 1e37 the scale's inverse would be subnormal. Two tokens share a lane.
-  const float scale = (std::min)({32766.0f / max, 32500.0f / (std::min)(lane_total, 3e38f), 1e37f});
+  const float scale = (std::min)({32766.0f / most, 32500.0f / (std::min)(lane_total, 3e38f), 1e37f});
   const __m512 factor = _mm512_set1_ps(scale);
   for (std::size_t k = 0; k < 2 * num_tiles; ++k) {
     const __m512i rounded = _mm512_cvtps_epi32(
