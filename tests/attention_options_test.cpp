@@ -1,7 +1,5 @@
 // Each option of attention, alone and with others, against its definition in double over the
 // decoded keys and values.
-#include "polarquant/attention/options.hpp"
-
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
@@ -13,6 +11,7 @@
 
 #include "kv_cache_test_util.hpp"
 #include "plain_attention.hpp"
+#include "polarquant/attention/options.hpp"
 
 namespace {
 
@@ -259,8 +258,7 @@ class BadOptionsTest : public testing::Test {
     const RowMatrix<float> queries = random_queries<float>(cache_.config(), 3);
     for (const std::string& message :
          {message_of<std::invalid_argument>([&] { cache_.attend(queries, options); }),
-          message_of<std::invalid_argument>(
-              [&] { cache_.attend_partial(queries, options); })}) {
+          message_of<std::invalid_argument>([&] { cache_.attend_partial(queries, options); })}) {
       EXPECT_NE(message.find(text), std::string::npos) << message;
     }
   }

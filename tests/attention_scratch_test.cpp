@@ -1,10 +1,9 @@
-#include "polarquant/attention/scratch.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cstddef>
 #include <cstdint>
 
+#include "polarquant/attention/scratch.hpp"
 #include "polarquant/storage/config.hpp"
 
 namespace {
@@ -37,9 +36,9 @@ TEST(AttentionScratchTest, PiecesFollowEachOtherInsideItsBytesAlignedToACacheLin
   const auto place = [&buffer](const auto* piece) {
     return reinterpret_cast<const std::byte*>(piece) - buffer.data();
   };
-  const std::ptrdiff_t places[] = {place(scratch.prepared),      place(scratch.weights),
-                                   place(scratch.sums),          place(scratch.exact_queries),
-                                   place(scratch.exact_sums),    place(scratch.exact_rows),
+  const std::ptrdiff_t places[] = {place(scratch.prepared),     place(scratch.weights),
+                                   place(scratch.sums),         place(scratch.exact_queries),
+                                   place(scratch.exact_sums),   place(scratch.exact_rows),
                                    place(scratch.codec_scratch)};
   for (std::size_t i = 0; i < std::size(places); ++i) {
     EXPECT_EQ(places[i] % 64, 0) << i;

@@ -1,6 +1,4 @@
 // Attention to tiles in the caller's memory is that of a cache of the same tokens.
-#include "polarquant/attention/tiles.hpp"
-
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
@@ -11,6 +9,7 @@
 #include "count_allocations.hpp"
 #include "kv_cache_test_util.hpp"
 #include "plain_attention.hpp"
+#include "polarquant/attention/tiles.hpp"
 
 namespace {
 
@@ -18,8 +17,8 @@ using Eigen::Index;
 using polarquant::AlignedBuffer;
 using polarquant::attend_tiles;
 using polarquant::attend_tiles_partial;
-using polarquant::KVCache;
 using polarquant::kTileTokens;
+using polarquant::KVCache;
 using polarquant::PartialAttention;
 using polarquant::RowMatrix;
 using polarquant::Rows;
@@ -105,7 +104,8 @@ class AttentionTilesTest : public testing::Test {
   const RowMatrix<T> queries_ = random_queries<T>(config_, 13);
   AlignedBuffer scratch_{polarquant::attend_tiles_scratch_bytes(*cache_.codec())};
 };
-TYPED_TEST_SUITE(AttentionTilesTest, polarquant_test::CacheCases, );  // clang++ wants the empty one.
+TYPED_TEST_SUITE(AttentionTilesTest,
+                 polarquant_test::CacheCases, );  // clang++ wants the empty one.
 
 TYPED_TEST(AttentionTilesTest, IsThatOfACacheBitForBitInOneRun) {
   using A = typename TypeParam::A;
@@ -173,8 +173,8 @@ TYPED_TEST(AttentionTilesTest, PartsMergeWithThoseOfOtherTokens) {
     attend_tiles_partial(*this->cache_.codec(), first, this->queries_of(head, 13), own,
                          this->scratch_.data(), options);
     // Those behind them, from the cache.
-    const auto rest = this->cache_.attend_partial(
-        this->queries_, {}, {head, 1, {num_first, kNumTokens - num_first}});
+    const auto rest = this->cache_.attend_partial(this->queries_, {},
+                                                  {head, 1, {num_first, kNumTokens - num_first}});
     part.merge(rest);
     const auto output = part.output(sink_logits.data());
     EXPECT_LE((output - expected).middleCols(head * 144, 144).cwiseAbs().maxCoeff(),

@@ -22,8 +22,7 @@ TEST(ExactRowsTest, ARingKeepsItsRowsWhileItGrows) {
   ExactRows rows(20, FloatType::kFloat32);
   EXPECT_EQ(rows.width(), 32u);
   rows.resize(32, 0, 0);
-  const auto vectors =
-      polarquant::detail::choose_vector_kernels<float>(polarquant::Isa::kScalar);
+  const auto vectors = polarquant::detail::choose_vector_kernels<float>(polarquant::Isa::kScalar);
   const std::vector<float> given = gaussian_vector<float>(20 * 64, 1);
   for (std::size_t i = 40; i < 64; ++i) rows.store(i, given.data() + 20 * i);
   rows.resize(96, 40, 24);
@@ -38,8 +37,7 @@ TEST(ExactRowsTest, ARingKeepsItsRowsWhileItGrows) {
 }
 
 TEST(ExactRowsTest, EveryTypeHoldsItsOwnNumbers) {
-  const auto vectors =
-      polarquant::detail::choose_vector_kernels<double>(polarquant::Isa::kScalar);
+  const auto vectors = polarquant::detail::choose_vector_kernels<double>(polarquant::Isa::kScalar);
   const std::vector<double> given = gaussian_vector<double>(16, 1);
   for (const FloatType type :
        {FloatType::kBFloat16, FloatType::kFloat16, FloatType::kFloat32, FloatType::kFloat64}) {
@@ -62,8 +60,8 @@ TEST(ExactRowsTest, EveryTypeHoldsItsOwnNumbers) {
 TEST(HeadSideTest, CheckSaysWhatCannotBeKept) {
   using polarquant::EncodeFailure;
   const auto check = [](std::vector<float> row, double norm, const float* offset = nullptr) {
-    return polarquant::detail::HeadSide<float>::check_exact(row.data(), offset, row.size(),
-                                                            65504.0, norm);
+    return polarquant::detail::HeadSide<float>::check_exact(row.data(), offset, row.size(), 65504.0,
+                                                            norm);
   };
   EXPECT_EQ(check({0.0f, -65504.0f}, 1e9), EncodeFailure::kNone);
   EXPECT_EQ(check({0.0f, -65505.0f}, 1e9), EncodeFailure::kOutOfRange);
@@ -80,9 +78,7 @@ TEST(HeadSideTest, CheckSaysWhatCannotBeKept) {
 }
 
 TEST(ExactLoopsTest, AgreeWithDoubleOnEveryInstructionSet) {
-  using polarquant::Isa;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (!polarquant::isa_is_available(isa)) continue;
+  for (const polarquant::Isa isa : polarquant_test::available_isas()) {
     const auto vectors = polarquant::detail::choose_vector_kernels<float>(isa);
     for (const std::size_t width : {std::size_t{16}, std::size_t{80}, std::size_t{128}}) {
       const std::vector<float> rows = gaussian_vector<float>(33 * width, 1);

@@ -106,8 +106,10 @@ TEST(KVCacheBatchErrorTest, ShapesThatDoNotFitAreRefused) {
   KVCacheConfig config = make_config();
   config.num_query_heads = 4;
   const KVCache<float> other(config);
-  EXPECT_NE(message({&caches[0], &other}, 2).find("cache 1 of the batch has num_query_heads * key head_dim = 128, the first has 192"),
-            std::string::npos);
+  EXPECT_NE(
+      message({&caches[0], &other}, 2)
+          .find("cache 1 of the batch has num_query_heads * key head_dim = 128, the first has 192"),
+      std::string::npos);
   EXPECT_EQ(attend_batch<float>({}, queries.topRows(0)).rows(), 0);
 }
 

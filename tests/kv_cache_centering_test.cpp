@@ -83,7 +83,8 @@ TYPED_TEST(KVCacheCenteringTest, TheEstimateIsTheMeanOfTheFirstTokensBehindTheSi
 
 TYPED_TEST(KVCacheCenteringTest, DecodingGivesTheUncentredVectorsWithLessError) {
   const auto error = [&](Centering centering) {
-    const KVCache<typename TypeParam::T> cache = this->filled(TestFixture::make_config(), centering);
+    const KVCache<typename TypeParam::T> cache =
+        this->filled(TestFixture::make_config(), centering);
     const RowMatrix<double> given = this->keys_.leftCols(32).template cast<double>();
     return (cache.decode_keys(0).template cast<double>() - given).squaredNorm() /
            given.squaredNorm();
@@ -164,7 +165,8 @@ TYPED_TEST(KVCacheCenteringTest, AGivenMeanIsUsedFromTheFirstTokenOn) {
 }
 
 TYPED_TEST(KVCacheCenteringTest, ClearForgetsTheEstimateAndTruncateDoesNot) {
-  KVCache<typename TypeParam::T> cache = this->filled(TestFixture::make_config(), Centering::kEstimated);
+  KVCache<typename TypeParam::T> cache =
+      this->filled(TestFixture::make_config(), Centering::kEstimated);
   const auto mean = cache.key_mean(0);
   cache.truncate(0);
   EXPECT_EQ(cache.key_mean(0), mean);

@@ -164,7 +164,8 @@ TYPED_TEST(KVCacheCopyTest, DropFrontForgetsWholeTilesOfTheOldest) {
   KVCache<float> cache = TestFixture::filled_cache(3 * kPage + 50);
   const RowMatrix<float> keys = cache.decode_keys(1);
   const RowMatrix<float> values = cache.decode_values(1);
-  const RowMatrix<float> scores = cache.attention_scores(polarquant_test::random_queries<float>(cache.config(), 1));
+  const RowMatrix<float> scores =
+      cache.attention_scores(polarquant_test::random_queries<float>(cache.config(), 1));
   EXPECT_EQ(cache.drop_front(kTileTokens - 1), 0u);
   EXPECT_EQ(cache.num_tokens(), 3 * kPageTokens + 50);
   EXPECT_EQ(cache.drop_front(2 * kPageTokens + 3 * kTileTokens + 3),
@@ -173,7 +174,8 @@ TYPED_TEST(KVCacheCopyTest, DropFrontForgetsWholeTilesOfTheOldest) {
   ASSERT_EQ(cache.num_tokens(), static_cast<std::size_t>(left));
   EXPECT_EQ(cache.decode_keys(1), keys.bottomRows(left));
   EXPECT_EQ(cache.decode_values(1), values.bottomRows(left));
-  const RowMatrix<float> after = cache.attention_scores(polarquant_test::random_queries<float>(cache.config(), 1));
+  const RowMatrix<float> after =
+      cache.attention_scores(polarquant_test::random_queries<float>(cache.config(), 1));
   EXPECT_LT((after - scores.rightCols(left)).norm(), 1e-5f * scores.norm());
 }
 

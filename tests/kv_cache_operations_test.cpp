@@ -193,8 +193,8 @@ class Twins {
 
   // Without reserve, after whatever came before: all of it or nothing.
   void append_without_room() {
-    const auto count = static_cast<std::size_t>(
-        random_int(random_, 1, random_int(random_, 0, 2) == 0 ? 600 : 40));
+    const auto count =
+        static_cast<std::size_t>(random_int(random_, 1, random_int(random_, 0, 2) == 0 ? 600 : 40));
     operation_ = "append without room " + std::to_string(count);
     const TokenRows<T> tokens = random_tokens(static_cast<Index>(count));
     const bool fits = cache_.num_tokens() + count <= cache_.capacity();
@@ -339,11 +339,10 @@ class Twins {
     const int group_size = config_.num_query_heads / config_.num_kv_heads;
     for (Index row = 0; row < scores.rows(); ++row) {
       const int head = static_cast<int>(row) % config_.num_query_heads;
-      const RowMatrix<double> expected =
-          queries.row(row / config_.num_query_heads)
-              .segment(head * key_dim, key_dim)
-              .template cast<double>() *
-          plain_.rows(false, head / group_size).transpose();
+      const RowMatrix<double> expected = queries.row(row / config_.num_query_heads)
+                                             .segment(head * key_dim, key_dim)
+                                             .template cast<double>() *
+                                         plain_.rows(false, head / group_size).transpose();
       for (Index token = 0; token < scores.cols(); ++token) {
         if (removed[static_cast<std::size_t>(token)]) {
           ASSERT_EQ(scores(row, token), -std::numeric_limits<double>::infinity());

@@ -164,8 +164,7 @@ TYPED_TEST(KVCacheRoomTest, ThereIsNoneInAFreshCache) {
     EXPECT_EQ(cache.capacity(), 0u);
     this->expect_no_room(cache);
     this->expect_no_room(cache, 600);
-    EXPECT_EQ(this->tokens_.append_on_rows(cache, 0, 0).failure,
-              polarquant::EncodeFailure::kNone);
+    EXPECT_EQ(this->tokens_.append_on_rows(cache, 0, 0).failure, polarquant::EncodeFailure::kNone);
     this->expect_room_after_reserve(cache, 600);
   }
 }

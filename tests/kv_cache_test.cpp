@@ -90,8 +90,8 @@ TYPED_TEST(KVCacheTypedTest, CodesAndRowsAreThoseOfTheCodec) {
     for (const Index token : {0, 31, 32, 36}) {
       const auto* const row = this->tokens_.values.row(token).data() + head * 48;
       const polarquant::Rows<const typename TypeParam::T> given = {row, 1, 48};
-      EXPECT_EQ(
-          values.encode(given, {code.data(), 1, code.size()}, scratch.data()).num_encoded, 1u);
+      EXPECT_EQ(values.encode(given, {code.data(), 1, code.size()}, scratch.data()).num_encoded,
+                1u);
       EXPECT_EQ(cache.value_code(head, static_cast<std::size_t>(token)), code);
     }
     const auto decoded = cache.decode_keys(head);

@@ -38,12 +38,10 @@ struct CacheCase {
   using Family = GivenFamily;
 };
 
-using ElementTypes = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
 using Families = testing::Types<PolarFamily, Plain8BitFamily>;
-using CacheCases =
-    testing::Types<CacheCase<float>, CacheCase<double>, CacheCase<Eigen::half>,
-                   CacheCase<Eigen::bfloat16>, CacheCase<float, Plain8BitFamily>,
-                   CacheCase<double, Plain8BitFamily>>;
+using CacheCases = testing::Types<CacheCase<float>, CacheCase<double>, CacheCase<Eigen::half>,
+                                  CacheCase<Eigen::bfloat16>, CacheCase<float, Plain8BitFamily>,
+                                  CacheCase<double, Plain8BitFamily>>;
 
 // ---- Shapes ----
 
@@ -126,9 +124,8 @@ struct TokenRows {
   polarquant::AppendResult append_on_rows(polarquant::KVCache<T>& cache, std::size_t first,
                                           std::size_t count) const {
     GuardedBytes scratch(cache.scratch_bytes());
-    const polarquant::AppendResult result =
-        cache.append(rows_of(keys).block(first, count), rows_of(values).block(first, count),
-                     scratch.data());
+    const polarquant::AppendResult result = cache.append(
+        rows_of(keys).block(first, count), rows_of(values).block(first, count), scratch.data());
     EXPECT_TRUE(scratch.guard_is_intact());
     return result;
   }
@@ -147,8 +144,8 @@ void append_random(polarquant::KVCache<T>& cache, Eigen::Index count, std::uint6
 }
 
 template <typename T>
-polarquant::RowMatrix<T> random_queries(const polarquant::KVCacheConfig& config,
-                                        Eigen::Index count, std::uint64_t seed = 3) {
+polarquant::RowMatrix<T> random_queries(const polarquant::KVCacheConfig& config, Eigen::Index count,
+                                        std::uint64_t seed = 3) {
   return gaussian_matrix<T>(count, static_cast<Eigen::Index>(config.query_columns()), seed);
 }
 

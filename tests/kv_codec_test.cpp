@@ -60,7 +60,8 @@ TEST(KVCodecTest, MemoryCountsASharedRotationOnce) {
             shared.keys().memory_bytes() + shared.values().memory_bytes());
   config.value_format = PolarFormat::paper(96);
   const KVCodec<float> separate(config);
-  EXPECT_EQ(separate.memory_bytes(), separate.keys().memory_bytes() + separate.values().memory_bytes());
+  EXPECT_EQ(separate.memory_bytes(),
+            separate.keys().memory_bytes() + separate.values().memory_bytes());
 }
 
 TEST(KVCodecTest, TheArithmeticOfTheConfigIsThatOfBothSides) {
@@ -109,8 +110,8 @@ TEST(KVCodecTest, OnlineCodebooksOfUnrotatedSparseKeysBeatTheOfflineOnes) {
   const KVCodec<float> offline(config);
   config.key_format = with_online_codebooks(offline.keys().rotation(), rows);
   const KVCodec<float> online(config);
-  EXPECT_LT(polarquant_test::measure_distortion(online.keys(), rows).relative_mse.mean(),
-            0.8 * polarquant_test::measure_distortion(offline.keys(), rows).relative_mse.mean());
+  EXPECT_LT(polarquant_test::distortion_of(online.keys(), rows).relative_mse.mean(),
+            0.8 * polarquant_test::distortion_of(offline.keys(), rows).relative_mse.mean());
 }
 
 // ---- A codec that caches share ----
@@ -126,10 +127,11 @@ TEST(KVCodecTest, AMismatchIsNamed) {
               "polarquant: " + found);
   };
   KVCacheConfig config = paper_config();
-  config.value_format = polarquant_test::with_meaning(PolarFormat::paper(64),
-                                                      polarquant::RadiusMeaning::kNorm);
-  expect(config, "values in polar 4/2/2/2 4 bfloat16 at head_dim 64, the configuration has polar "
-                 "4/2/2/2 4 bfloat16 of norms at head_dim 64");
+  config.value_format =
+      polarquant_test::with_meaning(PolarFormat::paper(64), polarquant::RadiusMeaning::kNorm);
+  expect(config,
+         "values in polar 4/2/2/2 4 bfloat16 at head_dim 64, the configuration has polar "
+         "4/2/2/2 4 bfloat16 of norms at head_dim 64");
   config = paper_config();
   config.key_format = polarquant_test::plain_8bit(64);
   expect(config, "the configuration has plain 8 bits at head_dim 64");

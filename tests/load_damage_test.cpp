@@ -1,6 +1,4 @@
 // Bytes that are no saved cache, or a damaged one: an error that says so, and a cache as before.
-#include "polarquant/saving/load.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cstddef>
@@ -10,6 +8,7 @@
 #include <string>
 
 #include "counting_memory.hpp"
+#include "polarquant/saving/load.hpp"
 #include "saving_test_util.hpp"
 
 namespace {
@@ -35,8 +34,8 @@ using polarquant_test::section_at;
 
 // With sinks, codes, recent tokens, means and a hole.
 KVCache<float> cache_with_everything() {
-  auto cache = filled_cache<float>(
-      90, polarquant_test::segments_config(4, 30, Centering::kEstimated));
+  auto cache =
+      filled_cache<float>(90, polarquant_test::segments_config(4, 30, Centering::kEstimated));
   cache.remove({20, 10});
   return cache;
 }
@@ -80,9 +79,9 @@ TEST(DamageTest, EveryTruncationIsDetected) {
               std::string::npos)
         << size;
     EXPECT_EQ(cache.num_tokens(), 0u);
-    EXPECT_NE(message_of<std::runtime_error>(
-                  [&] { read_saved_info(truncated.data(), truncated.size()); })
-                  .find("truncated"),
+    EXPECT_NE(message_of<std::runtime_error>([&] {
+                read_saved_info(truncated.data(), truncated.size());
+              }).find("truncated"),
               std::string::npos)
         << size;
   }
@@ -110,8 +109,7 @@ TEST(DamageTest, AnotherVersionIsNamed) {
     Bytes bytes = saved(filled_cache<float>(3));
     forge(bytes, 8, version, 0, 24);
     const std::string expected = "polarquant: loading: the saved cache has version " +
-                                 std::to_string(version) +
-                                 ", this library reads versions 1 to 2";
+                                 std::to_string(version) + ", this library reads versions 1 to 2";
     EXPECT_EQ(loading_error(bytes), expected);
     EXPECT_EQ(message_of<std::runtime_error>([&] { read_saved_info(bytes.data(), bytes.size()); }),
               expected);
@@ -165,8 +163,8 @@ TEST(DamageTest, ImpossibleSegmentsAreRefused) {
   };
   for (const std::uint64_t value : {0u, 87u, 1000u}) expect_refused(1, value);
   for (const std::uint64_t is_pending : {1u, 2u}) expect_refused(2, is_pending);
-  for (const std::uint64_t num_removed : {std::uint64_t{0}, std::uint64_t{2}, std::uint64_t{91},
-                                          std::uint64_t{1} << 60}) {
+  for (const std::uint64_t num_removed :
+       {std::uint64_t{0}, std::uint64_t{2}, std::uint64_t{91}, std::uint64_t{1} << 60}) {
     expect_refused(3, num_removed);
   }
 }

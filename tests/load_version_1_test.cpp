@@ -32,8 +32,8 @@ const std::string kFolder = POLARQUANT_SOURCE_DIR "/tests/saved/version_1/";
 // Fitted to the first 300 keys (first_row 0) or values (5000); centroids rounded to 20 bits.
 CodecFormat with_online_codebooks(PolarFormat format, int first_row, bool is_rounded) {
   const polarquant::Rotation rotation(RotationKind::kHaar, format.head_dim, 0);
-  const auto rows = polarquant_test::saved_rows<float>(first_row, 300,
-                                                       static_cast<std::size_t>(format.head_dim));
+  const auto rows =
+      polarquant_test::saved_rows<float>(first_row, 300, static_cast<std::size_t>(format.head_dim));
   auto codebooks = std::make_shared<polarquant::CodebookSet>(polarquant::online_codebooks<float>(
       format, rotation, {rows.data(), rows.rows(), rows.cols()}));
   for (std::vector<polarquant::AngleCodebook>* const set :
@@ -117,8 +117,8 @@ std::vector<SavedFile> version_1() {
   no_window(*file).exact_type = FloatType::kBFloat16;
   add("joins", J, format_of(14, {4, 2, 2}, {2, 2}), 200, 160).config.exact_type =
       FloatType::kFloat16;
-  config = &no_window(add("width_128", format_of(128, {4, 2, 3, 2, 2, 3, 2}),
-                          PolarFormat::paper(128), 45, 44));
+  config = &no_window(
+      add("width_128", format_of(128, {4, 2, 3, 2, 2, 3, 2}), PolarFormat::paper(128), 45, 44));
   config->centering = Centering::kNone;
   config->num_sink_tokens = 1;
   add("uncompressed_16_bit", U(16, FloatType::kFloat16), U(16, FloatType::kBFloat16), 110, 64)
@@ -130,13 +130,12 @@ std::vector<SavedFile> version_1() {
   file->type = FloatType::kFloat64;
   no_window(*file).centering = Centering::kNone;
   file->config.exact_type = FloatType::kFloat64;
-  no_window(add("radius_types",
-                with_meaning(P, polarquant::RadiusMeaning::kNorm, FloatType::kFloat16),
-                with_meaning(F, polarquant::RadiusMeaning::kProjection, FloatType::kFloat32), 140,
-                136));
-  file = &add("hand_set_formats", format_of(24, {5, 3, 2}),
-              with_meaning(format_of(16, {3, 0}), polarquant::RadiusMeaning::kLeastSquares), 140,
-              136);
+  no_window(
+      add("radius_types", with_meaning(P, polarquant::RadiusMeaning::kNorm, FloatType::kFloat16),
+          with_meaning(F, polarquant::RadiusMeaning::kProjection, FloatType::kFloat32), 140, 136));
+  file =
+      &add("hand_set_formats", format_of(24, {5, 3, 2}),
+           with_meaning(format_of(16, {3, 0}), polarquant::RadiusMeaning::kLeastSquares), 140, 136);
   two_heads(*file).exact_type = FloatType::kFloat16;
   no_window(*file);
   for (const bool is_rounded : {false, true}) {
@@ -164,8 +163,7 @@ std::vector<SavedFile> version_1() {
   file = &add("truncated", P, P, 150, 146);
   file->steps = {{Kind::kAppend, 0, 200}, {Kind::kTruncate, 0, 150}};
   file = &add("truncated_then_appended", P, P, 160, 146);
-  file->steps = {
-      {Kind::kAppend, 0, 200}, {Kind::kTruncate, 0, 150}, {Kind::kAppend, 150, 10}};
+  file->steps = {{Kind::kAppend, 0, 200}, {Kind::kTruncate, 0, 150}, {Kind::kAppend, 150, 10}};
   file = &add("truncated_into_sinks", P, P, 2, 0);
   file->steps = {{Kind::kAppend, 0, 200}, {Kind::kTruncate, 0, 2}};
   return files;
@@ -192,9 +190,8 @@ TEST_P(Version1Test, LoadsAndHoldsWhatItsBytesSay) {
     polarquant_test::expect_sections(cache, bytes);
 
     // What was put in comes out of the exact rows.
-    const auto keys =
-        polarquant_test::saved_rows<T>(0, static_cast<int>(file.num_tokens),
-                                       file.config.key_columns());
+    const auto keys = polarquant_test::saved_rows<T>(0, static_cast<int>(file.num_tokens),
+                                                     file.config.key_columns());
     const auto decoded = cache.decode_keys(0);
     const std::size_t num_sinks = std::min(file.num_tokens, file.config.num_sink_tokens);
     for (std::size_t token = 0; token < num_sinks; ++token) {

@@ -39,8 +39,7 @@ TEST_P(Version2Test, LoadsHoldsWhatItsBytesSayAndIsSavedTheSame) {
 
 TEST_P(Version2Test, SaysWhatItIs) {
   const SavedFile& file = GetParam();
-  polarquant::SavedCacheInfo info =
-      polarquant::read_saved_info(kFolder + file.name + ".polarkv");
+  polarquant::SavedCacheInfo info = polarquant::read_saved_info(kFolder + file.name + ".polarkv");
   EXPECT_EQ(info.version, 2u);
   EXPECT_EQ(info.config.key_format.is_set(), file.name != "plain_family");
   info.config.key_format = file.config.key_format;
@@ -52,8 +51,7 @@ TEST_P(Version2Test, SaysWhatItIs) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Files, Version2Test,
-                         testing::ValuesIn(polarquant_test::saved_version_2()),
+INSTANTIATE_TEST_SUITE_P(Files, Version2Test, testing::ValuesIn(polarquant_test::saved_version_2()),
                          polarquant_test::name_of_file);
 
 TEST(Version2FilesTest, EveryOneIsTested) {

@@ -155,8 +155,7 @@ TYPED_TEST(PartialAttentionTest, MaximumSumAndUnnormalisedOutputAreThoseOfTheLog
         const Eigen::RowVectorXd output =
             part.unnormalised().block(query, head * 48, 1, 48).template cast<double>();
         const Eigen::RowVectorXd expected = weights.transpose() * values[head / 3];
-        EXPECT_LE((output - expected).cwiseAbs().maxCoeff(),
-                  TestFixture::tolerance() * sum);
+        EXPECT_LE((output - expected).cwiseAbs().maxCoeff(), TestFixture::tolerance() * sum);
       }
     }
   }
@@ -229,8 +228,7 @@ TEST(PartialAttentionShapeTest, RemovedTokensAreInNoPart) {
     EXPECT_LE((merged.output().cast<double>() - expected).cwiseAbs().maxCoeff(),
               attention_tolerance<float>(48));
   }
-  const PartialAttention<float> nothing =
-      cache.attend_partial(queries, {}, Part::tokens(300, 200));
+  const PartialAttention<float> nothing = cache.attend_partial(queries, {}, Part::tokens(300, 200));
   EXPECT_EQ(nothing.softmax(0, 0).sum, 0.0f);
   EXPECT_EQ(nothing.output().cwiseAbs().maxCoeff(), 0.0f);
 }

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <polarquant/polarquant.hpp>
 #include <string>
 #include <utility>
@@ -23,32 +24,35 @@ class Plain8BitModel final : public polarquant::FormatModel {
 
   const char* family() const override { return "plain"; }
   int head_dim() const override { return head_dim_; }
-  std::size_t bytes_per_vector() const override {
-    return sizeof(float) + static_cast<std::size_t>(head_dim_);
-  }
+  std::size_t bytes_per_vector() const override { return 4 + static_cast<std::size_t>(head_dim_); }
   bool is_uncompressed() const override { return false; }
   polarquant::FloatType number_type() const override { return polarquant::FloatType::kFloat32; }
 
   // A step is 1 / 127 of the largest entry, about three standard deviations.
   double expected_relative_mse() const override { return 3.0 * 3.0 / (127.0 * 127.0 * 12.0); }
-
-  std::string description() const override {
-    return "plain 8 bits at head_dim " + std::to_string(head_dim_);
-  }
+  std::string description() const override { return "plain 8 bits at head_dim " + text(); }
   std::string problem() const override {
     if (head_dim_ >= 2 && head_dim_ <= 1024 && head_dim_ % 2 == 0) return {};
-    return "plain 8 bits: head_dim is " + std::to_string(head_dim_);
+    return "plain 8 bits: head_dim is " + text();
   }
   std::vector<polarquant::CodecSetting> settings() const override {
     return {{"head_dim", static_cast<std::uint64_t>(head_dim_)}};
   }
 
   std::shared_ptr<const polarquant::Codec<float>> make_float(
-      const polarquant::CodecSetup& setup) const override;
+      const polarquant::CodecSetup& setup) const override {
+    return make<float>(setup);
+  }
   std::shared_ptr<const polarquant::Codec<double>> make_double(
-      const polarquant::CodecSetup& setup) const override;
+      const polarquant::CodecSetup& setup) const override {
+    return make<double>(setup);
+  }
 
  private:
+  std::string text() const { return std::to_string(head_dim_); }
+  template <typename A>
+  std::shared_ptr<const polarquant::Codec<A>> make(const polarquant::CodecSetup& setup) const;
+
   int head_dim_;
 };
 
@@ -85,9 +89,8 @@ class Plain8BitCodec final : public polarquant::Codec<A> {
       vector = arena.take<A>(codec.head_dim());
       num_bytes = arena.used();
     }
-    std::byte* code;
-    float* given;
-    float* rotated;
+    Bytes* code;
+    float *given, *rotated;
     A* vector;
     std::size_t num_bytes;
   };
@@ -98,20 +101,17 @@ class Plain8BitCodec final : public polarquant::Codec<A> {
   polarquant::EncodeFailure encode(const A* row, const Scratch& work) const noexcept {
     using polarquant::EncodeFailure;
     const std::size_t d = this->head_dim();
-    double square = 0.0;
+    double square = 0.0;  // in units of the largest float, whose squares do not overflow
     for (std::size_t i = 0; i < d; ++i) {
-      const double x = static_cast<double>(row[i]);
-      if (!(std::fabs(x) <= std::numeric_limits<double>::max())) return EncodeFailure::kNotFinite;
-      // In units of the largest float, whose squares do not overflow.
-      const double share = x / std::numeric_limits<float>::max();
+      if (!std::isfinite(row[i])) return EncodeFailure::kNotFinite;
+      const double share = static_cast<double>(row[i]) / std::numeric_limits<float>::max();
       square += share * share;
     }
     if (square > 0.25) return EncodeFailure::kOutOfRange;
-    for (std::size_t i = 0; i < d; ++i) work.given[i] = static_cast<float>(row[i]);
+    std::transform(row, row + d, work.given, [](A x) { return static_cast<float>(x); });
     floats_.rotate(this->rotation(), work.given, work.rotated);
-    float largest = 0.0f;
-    for (std::size_t i = 0; i < d; ++i) largest = std::max(largest, std::fabs(work.rotated[i]));
-    float scale = largest / 127.0f;
+    float scale = 0.0f;
+    for (std::size_t i = 0; i < d; ++i) scale = std::max(scale, std::fabs(work.rotated[i]) / 127);
     if (scale < std::numeric_limits<float>::min()) scale = 0.0f;
     std::memcpy(work.code, &scale, sizeof scale);
     for (std::size_t i = 0; i < d; ++i) {
@@ -121,19 +121,10 @@ class Plain8BitCodec final : public polarquant::Codec<A> {
     return EncodeFailure::kNone;
   }
 
-  // The vector of a code in the rotated basis.
-  void expand(const std::byte* code, A* vector) const noexcept {
-    float scale;
-    std::memcpy(&scale, code, sizeof scale);
-    for (std::size_t i = 0; i < this->head_dim(); ++i) {
-      vector[i] = static_cast<A>(scale) *
-                  static_cast<A>(static_cast<std::int8_t>(code[sizeof scale + i]));
-    }
-  }
   void expand_slot(const std::byte* tiles, std::size_t slot, const Scratch& work) const noexcept {
     polarquant::read_tile_slot(tiles + slot / kTile * this->tile_bytes(), this->bytes_per_vector(),
                                slot % kTile, work.code);
-    expand(work.code, work.vector);
+    expand_code(work.code, work.vector, nullptr);
   }
 
   polarquant::EncodeResult encode_slots(Rows<const A> rows, std::size_t first_slot, Bytes* tile,
@@ -154,20 +145,20 @@ class Plain8BitCodec final : public polarquant::Codec<A> {
     }
   }
   void expand_code(const Bytes* code, A* rotated, Bytes*) const noexcept override {
-    expand(code, rotated);
+    float scale;
+    std::memcpy(&scale, code, sizeof scale);
+    for (std::size_t i = 0; i < this->head_dim(); ++i) {
+      rotated[i] =
+          static_cast<A>(scale) * static_cast<A>(static_cast<std::int8_t>(code[sizeof scale + i]));
+    }
   }
   void prepare_rotated(const A* rotated, A* prepared, Bytes*) const noexcept override {
     std::fill(std::copy_n(rotated, this->head_dim(), prepared), prepared + padded(), A(0));
   }
   A dot_code(const A* prepared, const Bytes* code, Bytes* scratch) const noexcept override {
-    const Scratch work(*this, scratch);
-    expand(code, work.vector);
-    return dot(prepared, work.vector);
-  }
-  A dot(const A* x, const A* y) const noexcept {
-    A sum(0);
-    for (std::size_t i = 0; i < this->head_dim(); ++i) sum += x[i] * y[i];
-    return sum;
+    A* const vector = Scratch(*this, scratch).vector;
+    expand_code(code, vector, nullptr);
+    return std::inner_product(vector, vector + this->head_dim(), prepared, A(0));
   }
   void score_run(Rows<const A> prepared, const Bytes* tiles, std::size_t num_tiles, Rows<A> scores,
                  const Bytes*, Bytes* scratch) const noexcept override {
@@ -175,7 +166,8 @@ class Plain8BitCodec final : public polarquant::Codec<A> {
     for (std::size_t slot = 0; slot < num_tiles * kTile; ++slot) {
       expand_slot(tiles, slot, work);
       for (std::size_t i = 0; i < prepared.count; ++i) {
-        scores.row(i)[slot] = dot(prepared.row(i), work.vector);
+        scores.row(i)[slot] =
+            std::inner_product(work.vector, work.vector + this->head_dim(), prepared.row(i), A(0));
       }
     }
   }
@@ -193,19 +185,16 @@ class Plain8BitCodec final : public polarquant::Codec<A> {
     }
   }
   void reduce_sum(const A* sum, A factor, A* rotated) const noexcept override {
-    for (std::size_t i = 0; i < this->head_dim(); ++i) rotated[i] = factor * sum[i];
+    std::transform(sum, sum + this->head_dim(), rotated, [factor](A x) { return factor * x; });
   }
 
   polarquant::detail::VectorKernels<float> floats_;
 };
 
-inline std::shared_ptr<const polarquant::Codec<float>> Plain8BitModel::make_float(
+template <typename A>
+std::shared_ptr<const polarquant::Codec<A>> Plain8BitModel::make(
     const polarquant::CodecSetup& setup) const {
-  return std::make_shared<const Plain8BitCodec<float>>(plain_8bit(head_dim_), setup);
-}
-inline std::shared_ptr<const polarquant::Codec<double>> Plain8BitModel::make_double(
-    const polarquant::CodecSetup& setup) const {
-  return std::make_shared<const Plain8BitCodec<double>>(plain_8bit(head_dim_), setup);
+  return std::make_shared<const Plain8BitCodec<A>>(plain_8bit(head_dim_), setup);
 }
 
 }  // namespace polarquant_test

@@ -116,7 +116,7 @@ class PlainCache {
   }
 
   void encode_recent(std::size_t num_kept) {
-    if (mean_is_pending_) return;
+    if (waits_for_mean()) return;
     while (num_recent() > num_kept) encode_oldest();
   }
 
@@ -147,13 +147,14 @@ class PlainCache {
   std::size_t num_sinks() const { return std::min(tokens_.size(), config_.num_sink_tokens); }
   std::size_t num_recent() const { return tokens_.size() - num_sinks() - num_encoded_; }
 
+  bool waits_for_mean() const {
+    return mean_is_pending_ && num_recent() < config_.num_centering_tokens;
+  }
+
   // The rule of ages, after each token.
   void settle() {
     const std::size_t tile = polarquant::kTileTokens;
-    if (mean_is_pending_) {
-      if (num_recent() < config_.num_centering_tokens) return;
-      estimate();
-    }
+    if (waits_for_mean()) return;
     const std::size_t window = config_.num_recent_tokens;
     if (window == 0) {
       while (num_recent() > 0) encode_oldest();
@@ -183,6 +184,7 @@ class PlainCache {
 
   // The oldest recent token becomes what its codes, made one by one, decode to.
   void encode_oldest() {
+    if (mean_is_pending_) estimate();
     Token& token = tokens_[num_sinks() + num_encoded_];
     for (const int side : {0, 1}) {
       const polarquant::Codec<A>& codec = side == 0 ? codec_->keys() : codec_->values();

@@ -70,13 +70,13 @@ void expect_attention_of_decoded(const KVCacheConfig& config, Index num_tokens, 
 
 template <typename T>
 class AttentionTest : public testing::Test {};
-TYPED_TEST_SUITE(AttentionTest, polarquant_test::ElementTypes, );  // clang++ wants the empty argument in C++17.
+TYPED_TEST_SUITE(AttentionTest,
+                 polarquant_test::ElementTypes, );  // clang++ wants the empty argument in C++17.
 
 TYPED_TEST(AttentionTest, IsSoftmaxAttentionOverDecodedForEveryLength) {
   for (const Index num_tokens : {0, 1, 31, 32, 33, 511, 512, 513, 1100}) {
     expect_attention_of_decoded<TypeParam>(
-        config_of(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25), 2, 2), num_tokens,
-        2);
+        config_of(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25), 2, 2), num_tokens, 2);
   }
 }
 

@@ -64,9 +64,8 @@ TEST(QueryRowTest, LooksAtTheTokensThatTheOptionsShow) {
     std::vector<bool> is_seen(num_tokens);
     for (std::size_t token = 0; token < num_tokens; ++token) {
       const auto at = static_cast<std::ptrdiff_t>(token);
-      const bool is_in_window =
-          options.window == 0 || token < options.window_sinks ||
-          row.position - at < static_cast<std::ptrdiff_t>(options.window);
+      const bool is_in_window = options.window == 0 || token < options.window_sinks ||
+                                row.position - at < static_cast<std::ptrdiff_t>(options.window);
       is_seen[token] = token >= asked.first && token < asked.end_within(num_tokens) &&
                        (!options.causal || at <= row.position) && is_in_window;
       const bool found = token >= row.visible.begin && token < row.visible.end &&
@@ -74,9 +73,9 @@ TEST(QueryRowTest, LooksAtTheTokensThatTheOptionsShow) {
       ASSERT_EQ(found, is_seen[token]) << "trial " << trial << ", token " << token;
     }
     const std::size_t first = num_tokens / 3;
-    const bool sees_piece = std::count(is_seen.begin() + static_cast<std::ptrdiff_t>(first),
-                                       is_seen.begin() + static_cast<std::ptrdiff_t>(2 * first),
-                                       true) > 0;
+    const bool sees_piece =
+        std::count(is_seen.begin() + static_cast<std::ptrdiff_t>(first),
+                   is_seen.begin() + static_cast<std::ptrdiff_t>(2 * first), true) > 0;
     // An unseen piece may be visited, a seen one must be.
     ASSERT_TRUE(!sees_piece || !row.seen(first, first).is_empty());
   }

@@ -179,8 +179,8 @@ TEST(SavedInfoTest, AFormatThatIsNotTheLibrarysIsNotSet) {
   EXPECT_FALSE(info.config.key_format.is_set());
   EXPECT_EQ(info.key_format, "a format of the family \"plain\"");
   EXPECT_FALSE(info.config.value_format.is_set());
-  EXPECT_EQ(info.value_format, format.description().insert(0, "polar ") +
-                                   " at head_dim 48, given codebooks");
+  EXPECT_EQ(info.value_format,
+            format.description().insert(0, "polar ") + " at head_dim 48, given codebooks");
   EXPECT_FALSE(polarquant::is_supported(info.config));
   info.config.key_format = config.key_format;
   info.config.value_format = config.value_format;

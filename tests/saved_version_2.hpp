@@ -47,17 +47,22 @@ inline std::vector<SavedFile> saved_version_2() {
   SavedFile& plain = add("plain_family", plain_8bit(16), paper, {append(0, 90)});
   plain.config.rotation = polarquant::RotationKind::kNone;
   plain.config.exact_type = FloatType::kBFloat16;
-  SavedFile& uncompressed =
-      add("uncompressed", PolarFormat::uncompressed(8),
-          PolarFormat::uncompressed(6, FloatType::kFloat32), {append(0, 70)});
+  SavedFile& uncompressed = add("uncompressed", PolarFormat::uncompressed(8),
+                                PolarFormat::uncompressed(6, FloatType::kFloat32), {append(0, 70)});
   uncompressed.config.centering = Centering::kNone;
   SavedFile& holes = add("holes", paper, full,
-                         {append(0, 100), {Kind::kRemove, 1, 1}, {Kind::kRemove, 40, 20},
-                          {Kind::kRemove, 97, 3}, append(100, 5)});
+                         {append(0, 100),
+                          {Kind::kRemove, 1, 1},
+                          {Kind::kRemove, 40, 20},
+                          {Kind::kRemove, 97, 3},
+                          append(100, 5)});
   holes.type = FloatType::kFloat16;
   SavedFile& dropped = add("dropped_front", paper, full,
-                           {append(0, 150), {Kind::kRemove, 30, 40}, {Kind::kDropFront, 0, 40},
-                            {Kind::kTruncate, 0, 110}, append(150, 3)});
+                           {append(0, 150),
+                            {Kind::kRemove, 30, 40},
+                            {Kind::kDropFront, 0, 40},
+                            {Kind::kTruncate, 0, 110},
+                            append(150, 3)});
   dropped.type = FloatType::kBFloat16;
   SavedFile& meanings = add("meanings_of_radii", paper, full, {append(0, 60)});
   PolarFormat format = PolarFormat::paper(16);
@@ -66,8 +71,8 @@ inline std::vector<SavedFile> saved_version_2() {
   meanings.config.key_format = format;
   meanings.config.num_recent_tokens = 0;
   meanings.config.exact_type = FloatType::kFloat64;
-  SavedFile& all = add("all_recent", paper, full,
-                       {append(0, 40), {Kind::kEncodeRecent}, append(40, 9)});
+  SavedFile& all =
+      add("all_recent", paper, full, {append(0, 40), {Kind::kEncodeRecent}, append(40, 9)});
   all.config.num_recent_tokens = polarquant::KVCacheConfig::kAllTokens;
   all.config.num_sink_tokens = 0;
   return files;

@@ -43,12 +43,12 @@ polarquant::KVCache<T> loaded(const Bytes& bytes, const polarquant::KVCacheConfi
 }
 
 // The error of loading bytes into a cache, which must not change for it.
-inline std::string loading_error(const Bytes& bytes,
-                                 polarquant::KVCache<float> cache = make_cache<float>(make_config())) {
+inline std::string loading_error(
+    const Bytes& bytes, polarquant::KVCache<float> cache = make_cache<float>(make_config())) {
   append_random(cache, 3, 8);
   const CacheState<float> before(cache);
-  std::string message = message_of<std::runtime_error>(
-      [&] { polarquant::load(bytes.data(), bytes.size(), cache); });
+  std::string message =
+      message_of<std::runtime_error>([&] { polarquant::load(bytes.data(), bytes.size(), cache); });
   EXPECT_TRUE(state_of(cache) == before);
   return message;
 }

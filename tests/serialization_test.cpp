@@ -1,6 +1,4 @@
 // What is saved comes back: to memory, streams and files, at every age of a cache, of every format.
-#include "polarquant/saving/save.hpp"
-
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -18,6 +16,7 @@
 #include <vector>
 
 #include "counting_memory.hpp"
+#include "polarquant/saving/save.hpp"
 #include "saving_test_util.hpp"
 
 namespace {
@@ -26,7 +25,6 @@ using Eigen::Index;
 using polarquant::Arithmetic;
 using polarquant::Centering;
 using polarquant::FloatType;
-using polarquant::Isa;
 using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::load;
@@ -102,8 +100,7 @@ TYPED_TEST(SerializationTest, TheBytesDependOnTheCodesAlone) {
 
 TYPED_TEST(SerializationTest, SavesOfEveryInstructionSetLoadOnEveryOther) {
   std::vector<Bytes> saves;
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
-    if (!polarquant::isa_is_available(isa)) continue;
+  for (const polarquant::Isa isa : polarquant_test::available_isas()) {
     KVCacheConfig config = TestFixture::config_of();
     config.isa = isa;
     KVCache<float> cache(config);
@@ -311,8 +308,7 @@ TEST_F(SavedFileTest, WhatIsNoFileIsNamed) {
   EXPECT_EQ(error_of_loading(), "polarquant: loading: " + path_ + " is empty");
   std::filesystem::remove(path_);
   std::filesystem::create_directory(path_);
-  EXPECT_EQ(error_of_loading(),
-            "polarquant: loading: " + path_ + " is a folder or cannot be read");
+  EXPECT_EQ(error_of_loading(), "polarquant: loading: " + path_ + " is a folder or cannot be read");
   for (const auto read : {+[](const std::string& path) { polarquant::read_saved_info(path); }}) {
     EXPECT_EQ(message_of<std::runtime_error>([&] { read(path_); }),
               "polarquant: loading: " + path_ + " is a folder or cannot be read");
@@ -333,7 +329,8 @@ TEST_F(SavedFileTest, AFailedSaveLeavesTheOldFile) {
   rlimit limit;
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
   const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
-  for (const std::size_t size : {std::size_t{0}, saved_bytes(cache_) / 2, saved_bytes(cache_) - 1}) {
+  for (const std::size_t size :
+       {std::size_t{0}, saved_bytes(cache_) / 2, saved_bytes(cache_) - 1}) {
     const rlimit small = {static_cast<rlim_t>(size), limit.rlim_max};
     ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
     const std::string error = error_of_saving();
@@ -349,8 +346,8 @@ TEST_F(SavedFileTest, AFailedSaveLeavesTheOldFile) {
 
 TEST_F(SavedFileTest, AFolderInItsPlaceIsAnError) {
   std::filesystem::create_directories(path_ + "/full");
-  EXPECT_EQ(error_of_saving(), "polarquant: saving: cannot put " + path_ + ".part in the place of " +
-                                   path_);
+  EXPECT_EQ(error_of_saving(),
+            "polarquant: saving: cannot put " + path_ + ".part in the place of " + path_);
   EXPECT_EQ(num_files(), 1u);
   EXPECT_EQ(message_of<std::runtime_error>([&] { save(cache_, "/no/such/folder/file"); }),
             "polarquant: saving: cannot write /no/such/folder/file.part");

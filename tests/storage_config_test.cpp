@@ -1,6 +1,4 @@
 // What a configuration may be, and that is_supported says exactly what the constructor does.
-#include "polarquant/storage/config.hpp"
-
 #include <gtest/gtest.h>
 
 #include <cstddef>
@@ -12,6 +10,7 @@
 
 #include "plain_8bit_codec.hpp"
 #include "polarquant/polarquant.hpp"
+#include "polarquant/storage/config.hpp"
 #include "test_util.hpp"
 
 namespace {
@@ -65,8 +64,8 @@ TEST(KVCacheConfigTest, ColumnsAreHeadsTimesTheirWidth) {
 
 TEST(IsSupportedTest, SaysYesToEveryPreset) {
   for (const int head_dim : {16, 64, 80, 96, 112, 128, 192, 576, 1024}) {
-    KVCacheConfig config = config_of(PolarFormat::full_depth(head_dim, 4.25),
-                                     PolarFormat::uncompressed(head_dim));
+    KVCacheConfig config =
+        config_of(PolarFormat::full_depth(head_dim, 4.25), PolarFormat::uncompressed(head_dim));
     config.num_sink_tokens = 4;
     config.num_recent_tokens = KVCacheConfig::kAllTokens;
     EXPECT_TRUE(polarquant::is_supported(config)) << polarquant::is_supported(config).reason;
@@ -84,6 +83,7 @@ TEST(IsSupportedTest, NamesTheValueAndTheRule) {
     EXPECT_EQ(message_of<std::invalid_argument>([&] { KVCache<float> cache(config); }),
               "polarquant: " + support.reason);
   };
+  const std::string most = std::to_string(KVCacheConfig::kAllTokens);
   KVCacheConfig config = paper_config();
   config.num_kv_heads = 0;
   expect_reason(config, "num_kv_heads is 0, must be at least 1");
@@ -95,8 +95,7 @@ TEST(IsSupportedTest, NamesTheValueAndTheRule) {
   PolarFormat format = PolarFormat::paper(64);
   format.head_dim = 100000;
   config.key_format = format;
-  expect_reason(config,
-                "key_format: head_dim is 100000, must be a multiple of 2, at most 1024");
+  expect_reason(config, "key_format: head_dim is 100000, must be a multiple of 2, at most 1024");
   config = paper_config();
   format = PolarFormat::paper(64);
   format.level_bits[2] = 7;
@@ -107,11 +106,12 @@ TEST(IsSupportedTest, NamesTheValueAndTheRule) {
   expect_reason(config, "key_format: plain 8 bits: head_dim is 3");
   config = paper_config();
   config.num_recent_tokens = KVCacheConfig::kAllTokens + 1;
-  expect_reason(config, "num_recent_tokens is 1099511627777, must be at most kAllTokens = "
-                        "1099511627776");
+  expect_reason(config, "num_recent_tokens is " + std::to_string(KVCacheConfig::kAllTokens + 1) +
+                            ", must be at most kAllTokens = " + most);
   config = paper_config();
   config.num_sink_tokens = static_cast<std::size_t>(-1);
-  expect_reason(config, "num_sink_tokens is 18446744073709551615, must be at most kAllTokens");
+  expect_reason(config, "num_sink_tokens is " + std::to_string(config.num_sink_tokens) +
+                            ", must be at most ");
   config = paper_config();
   config.exact_type = static_cast<polarquant::FloatType>(9);
   expect_reason(config, "exact_type is 9, not a FloatType");
@@ -126,7 +126,7 @@ TEST(IsSupportedTest, NamesTheValueAndTheRule) {
   expect_reason(config, "centering is 5, not a Centering");
   config = paper_config();
   config.num_centering_tokens = 0;
-  expect_reason(config, "num_centering_tokens is 0, must be 1 .. kAllTokens = 1099511627776");
+  expect_reason(config, "num_centering_tokens is 0, must be 1 .. kAllTokens = " + most);
   config = paper_config();
   config.centering = Centering::kGiven;
   expect_reason(config, "centering is kGiven, but key_mean and value_mean are empty");
@@ -172,7 +172,7 @@ TEST(IsSupportedTest, NamesWhatIsWrongWithCodebooks) {
 
 TEST(IsSupportedTest, NamesAnInstructionSetThatIsNotThere) {
   KVCacheConfig config = paper_config();
-  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon}) {
+  for (const Isa isa : polarquant_test::kIsas) {
     config.isa = isa;
     const std::string reason = polarquant::is_supported(config).reason;
     EXPECT_EQ(reason.empty(), polarquant::isa_is_available(isa)) << reason;
@@ -198,8 +198,8 @@ std::shared_ptr<const polarquant::CodebookSet> random_codebooks(polarquant::Rand
       polarquant::offline_codebooks(PolarFormat::paper(64));
   static const polarquant::CodebookSet joined =
       polarquant::offline_codebooks(PolarFormat::full_depth(24, 3.5));
-  auto codebooks = std::make_shared<polarquant::CodebookSet>(
-      format.head_dim % 16 == 0 ? paper : joined);
+  auto codebooks =
+      std::make_shared<polarquant::CodebookSet>(format.head_dim % 16 == 0 ? paper : joined);
   if (random_int(random, 0, 1) == 0) {
     const auto at = static_cast<std::size_t>(random_int(random, 0, 3));
     codebooks->levels[at] = codebooks->levels[static_cast<std::size_t>(random_int(random, 0, 3))];
@@ -245,9 +245,10 @@ KVCacheConfig random_config(polarquant::Random& random) {
   KVCacheConfig config = config_of(random_side(random), random_side(random));
   config.num_kv_heads = garbage(12) ? random_int(random, -2, 3) : 1;
   config.num_query_heads = config.num_kv_heads * random_int(random, 1, 2) + (garbage(12) ? 1 : 0);
-  config.rotation = garbage(12) ? static_cast<RotationKind>(random_int(random, 0, 255))
-                                : RotationKind::kHadamard;
-  config.arithmetic = static_cast<polarquant::Arithmetic>(random_int(random, 0, garbage(9) ? 3 : 1));
+  config.rotation =
+      garbage(12) ? static_cast<RotationKind>(random_int(random, 0, 255)) : RotationKind::kHadamard;
+  config.arithmetic =
+      static_cast<polarquant::Arithmetic>(random_int(random, 0, garbage(9) ? 3 : 1));
   if (garbage(4)) config.isa = static_cast<Isa>(random_int(random, 0, garbage(9) ? 200 : 3));
   if (garbage(12)) config.allocator.allocate = [](void*, std::size_t) -> void* { return nullptr; };
   const auto count = [&] {
@@ -258,7 +259,8 @@ KVCacheConfig random_config(polarquant::Random& random) {
   config.num_recent_tokens = count();
   config.num_centering_tokens = count();
   if (garbage(3)) {
-    config.exact_type = static_cast<polarquant::FloatType>(random_int(random, 0, garbage(9) ? 9 : 3));
+    config.exact_type =
+        static_cast<polarquant::FloatType>(random_int(random, 0, garbage(9) ? 9 : 3));
   }
   config.centering = static_cast<Centering>(random_int(random, 0, garbage(9) ? 5 : 2));
   const auto mean = [&](const CodecFormat& format) {

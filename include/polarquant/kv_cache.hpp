@@ -154,7 +154,7 @@ class KVCache {
 
   // Encodes now all exact tokens behind the sinks but the last num_kept, partial tiles too; with
   // num_recent_tokens = kAllTokens, after a prompt, this is the paper's setting, in which generated
-  // tokens stay exact. Does nothing while the centring vectors are still to be estimated.
+  // tokens stay exact. Does nothing while centring vectors still wait for tokens to estimate them.
   void encode_recent(std::size_t num_kept = 0) { storage_.encode_recent(num_kept); }
 
   // Allocates for num_tokens tokens in all. Throws std::invalid_argument beyond kAllTokens.

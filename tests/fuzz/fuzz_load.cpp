@@ -1,5 +1,6 @@
 // Any bytes, loaded: an exception of the kind that load documents, or a cache that works and, if
-// they are of the latest version, is saved as the same bytes. What a fuzzer cannot guess, the checksums, is put right for it.
+// they are of the latest version, is saved as the same bytes. What a fuzzer cannot guess, the
+// checksums, is put right for it.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -82,12 +82,12 @@ bool can_hold(const KVStorage<A>& storage, const SavedTokens& tokens) {
   const TokenSegments& segments = tokens.segments;
   if (segments.num_encoded > segments.num_slots()) return false;
   if (tokens.num_removed > segments.num_tokens) return false;
-  if (tokens.mean_is_pending) {
-    return storage.estimates_means() && segments.num_encoded == 0 &&
-           segments.num_recent() < storage.config().num_centering_tokens;
-  }
   const std::size_t window = storage.config().num_recent_tokens;
-  return segments.num_recent() <= (window > 0 ? window + kTileTokens - 1 : 0);
+  if (segments.num_recent() <= (window > 0 ? window + kTileTokens - 1 : 0)) {
+    return !tokens.mean_is_pending || (storage.estimates_means() && segments.num_encoded == 0);
+  }
+  return tokens.mean_is_pending && storage.estimates_means() && segments.num_encoded == 0 &&
+         segments.num_recent() < storage.config().num_centering_tokens;
 }
 
 // Calls visit(codec, head, its index, its side) for the keys, then the values, of each head.

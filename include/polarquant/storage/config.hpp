@@ -30,7 +30,8 @@ enum class Centering : std::uint8_t {
   kNone = 0,
   kGiven = 1,      // key_mean and value_mean of the configuration
   kEstimated = 2,  // the mean of the first num_centering_tokens tokens behind the sinks; until they
-                   // have come, all tokens are kept exact; then it is fixed until clear()
+                   // have come, all tokens are kept exact; taken when the first token is encoded,
+                   // then fixed until clear()
 };
 
 struct KVCacheConfig {

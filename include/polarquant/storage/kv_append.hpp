@@ -130,15 +130,7 @@ void KVStorage<A>::store_exact(const Rows<const T> (&given)[2]) noexcept {
 
 template <typename A>
 void KVStorage<A>::settle(const Scratch& work) noexcept {
-  if (mean_is_pending_) {
-    if (segments_.num_recent() < config_.num_centering_tokens) return;
-    for (const Side side : kSides) {
-      for (Head& head : heads(side)) {
-        head.estimate_mean(codec_->side(side), config_.num_centering_tokens, work);
-      }
-    }
-    mean_is_pending_ = false;
-  }
+  if (waits_for_mean()) return;
   const std::size_t window = config_.num_recent_tokens;
   while (segments_.num_recent() > window) {
     const std::size_t out = segments_.num_recent() - window;
@@ -150,6 +142,15 @@ void KVStorage<A>::settle(const Scratch& work) noexcept {
 
 template <typename A>
 void KVStorage<A>::encode_oldest(std::size_t count, const Scratch& work) noexcept {
+  // Not before the first is encoded: tokens that are taken back until then leave no trace.
+  if (mean_is_pending_) {
+    for (const Side side : kSides) {
+      for (Head& head : heads(side)) {
+        head.estimate_mean(codec_->side(side), config_.num_centering_tokens, work);
+      }
+    }
+    mean_is_pending_ = false;
+  }
   for (std::size_t index = 0; index < num_heads(); ++index) {
     for (const Side side : kSides) {
       Head& head = heads(side)[index];
@@ -181,7 +182,7 @@ AppendResult KVStorage<A>::encode(const Rows<const T> (&given)[2], const Scratch
 
 template <typename A>
 void KVStorage<A>::encode_recent(std::size_t num_kept) {
-  if (mean_is_pending_ || segments_.num_recent() <= num_kept) return;
+  if (waits_for_mean() || segments_.num_recent() <= num_kept) return;
   const std::size_t count = segments_.num_recent() - num_kept;
   reserve_pages(segments_.num_encoded + count);
   AlignedBuffer scratch(Scratch(*codec_, nullptr).num_bytes);

@@ -181,6 +181,11 @@ class KVStorage {
 
   void reset_means() { mean_is_pending_ = estimates_means(); }
 
+  // For tokens to estimate it from.
+  bool waits_for_mean() const {
+    return mean_is_pending_ && segments_.num_recent() < config_.num_centering_tokens;
+  }
+
   bool has_window() const { return config_.num_recent_tokens > 0 || mean_is_pending_; }
 
   // Rows that the ring of recent tokens needs at most: the window, what is missing to a whole tile,
@@ -217,7 +222,7 @@ class KVStorage {
       return (std::min)(left, segments_.max_sinks - segments_.num_tokens);
     }
     std::size_t count = (std::min)(left, kTileTokens - segments_.num_slots() % kTileTokens);
-    if (mean_is_pending_) {
+    if (waits_for_mean()) {
       count = (std::min)(count, config_.num_centering_tokens - segments_.num_recent());
     }
     return count;
