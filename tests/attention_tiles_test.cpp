@@ -107,15 +107,15 @@ TYPED_TEST_SUITE(AttentionTilesTest,
                  polarquant_test::CacheCases, );  // clang++ wants the empty one.
 
 TYPED_TEST(AttentionTilesTest, IsThatOfACacheBitForBitInOneRun) {
-  using A = typename TypeParam::A;
+  using Result = typename TypeParam::A;
   for (const Index count : {0, 1, 2, 13}) {
     const auto expected = this->cache_.attend(this->queries_.topRows(count));
     for (const int head : {0, 1}) {
       const auto pages = this->pages_of(head, [] { return std::size_t{100}; });
-      RowMatrix<A> output(count, 144);
+      RowMatrix<Result> output(count, 144);
       EXPECT_EQ(polarquant_test::count_allocations([&] {
                   attend_tiles(*this->cache_.codec(), pages.get(), this->queries_of(head, count), 3,
-                               Rows<A>(output.data(), count, 144), this->scratch_.data());
+                               Rows<Result>(output.data(), count, 144), this->scratch_.data());
                 }),
                 0u);
       EXPECT_EQ(output, expected.middleCols(head * 144, 144));
@@ -124,24 +124,24 @@ TYPED_TEST(AttentionTilesTest, IsThatOfACacheBitForBitInOneRun) {
 }
 
 TYPED_TEST(AttentionTilesTest, IsThatOfACacheWithAnyOptionsInAnyRuns) {
-  using A = typename TypeParam::A;
+  using Result = typename TypeParam::A;
   polarquant::Random random(23);
   for (int trial = 0; trial < 40; ++trial) {
     const Index count = random_int(random, 1, 13);
     PlainOptions plain = random_options(random, count, 6, kNumTokens);
-    // A mask of a row per head would be another for each group.
+    // Result mask of a row per head would be another for each group.
     if (plain.mask.rows() > count) plain.mask = plain.mask.topRows(count).eval();
     const RowMatrix<double> expected =
-        this->cache_.attend(this->queries_.topRows(count), OptionsOf<A>(plain).get())
+        this->cache_.attend(this->queries_.topRows(count), OptionsOf<Result>(plain).get())
             .template cast<double>();
     const int head = trial % 2;
     const int longest = trial % 3 == 0 ? 1 : trial % 3 == 1 ? 5 : 40;
     const auto pages = this->pages_of(
         head, [&] { return static_cast<std::size_t>(random_int(random, 1, longest)); });
-    const OptionsOf<A> options(this->options_of(plain, head));
-    RowMatrix<A> output(count, 144);
+    const OptionsOf<Result> options(this->options_of(plain, head));
+    RowMatrix<Result> output(count, 144);
     attend_tiles(*this->cache_.codec(), pages.get(), this->queries_of(head, count), 3,
-                 Rows<A>(output.data(), count, 144), this->scratch_.data(), options.get());
+                 Rows<Result>(output.data(), count, 144), this->scratch_.data(), options.get());
     ASSERT_LE((output.template cast<double>() - expected.middleCols(head * 144, 144))
                   .cwiseAbs()
                   .maxCoeff(),
@@ -152,22 +152,22 @@ TYPED_TEST(AttentionTilesTest, IsThatOfACacheWithAnyOptionsInAnyRuns) {
 
 // The first tokens in tiles, the others in a cache: positions count from each part's own start.
 TYPED_TEST(AttentionTilesTest, PartsMergeWithThoseOfOtherTokens) {
-  using A = typename TypeParam::A;
+  using Result = typename TypeParam::A;
   const std::vector<double> sinks = {1.0, 2.0, -3.0, 0.0, 5.0, 1.0};
-  const std::vector<A> sink_logits(sinks.begin(), sinks.end());
-  polarquant::AttentionOptions<A> with_sinks;
+  const std::vector<Result> sink_logits(sinks.begin(), sinks.end());
+  polarquant::AttentionOptions<Result> with_sinks;
   with_sinks.sink_logits = sink_logits.data();
   const auto expected = this->cache_.attend(this->queries_, with_sinks);
   for (const int head : {0, 1}) {
     auto pages = this->pages_of(head, [] { return std::size_t{7}; });
-    PartialAttention<A> part(13, this->config_), other(13, this->config_);
-    polarquant::PartialRows<A> own = part.rows();
+    PartialAttention<Result> part(13, this->config_), other(13, this->config_);
+    polarquant::PartialRows<Result> own = part.rows();
     own.output = own.output.block(0, 13, static_cast<std::size_t>(head) * 144);
     own.softmax = own.softmax.block(0, 13, static_cast<std::size_t>(head) * 3);
     own.num_heads = 3;
     const TileRuns first = {pages.runs.data(), 3};
     const std::size_t num_first = 3 * 7 * kTileTokens;
-    polarquant::AttentionOptions<A> options;
+    polarquant::AttentionOptions<Result> options;
     options.first_position = static_cast<std::ptrdiff_t>(kNumTokens - 13);
     attend_tiles_partial(*this->cache_.codec(), first, this->queries_of(head, 13), own,
                          this->scratch_.data(), options);
@@ -178,20 +178,20 @@ TYPED_TEST(AttentionTilesTest, PartsMergeWithThoseOfOtherTokens) {
     const auto output = part.output(sink_logits.data());
     EXPECT_LE((output - expected).middleCols(head * 144, 144).cwiseAbs().maxCoeff(),
               attention_tolerance<typename TypeParam::T>(48));
-    // A part that sees nothing.
+    // Result part that sees nothing.
     options.first_position = -1 - 13;
     attend_tiles_partial(*this->cache_.codec(), first, this->queries_of(head, 13), own,
                          this->scratch_.data(), options);
-    EXPECT_EQ(own.softmax.row(12)[2].sum, A(0));
+    EXPECT_EQ(own.softmax.row(12)[2].sum, Result(0));
   }
 }
 
 TYPED_TEST(AttentionTilesTest, NoTokensGiveZeros) {
-  using A = typename TypeParam::A;
-  RowMatrix<A> output = RowMatrix<A>::Constant(2, 144, A(7));
+  using Result = typename TypeParam::A;
+  RowMatrix<Result> output = RowMatrix<Result>::Constant(2, 144, Result(7));
   attend_tiles(*this->cache_.codec(), TileRuns{}, this->queries_of(0, 2), 3,
-               Rows<A>(output.data(), 2, 144), this->scratch_.data());
-  EXPECT_EQ(output.cwiseAbs().maxCoeff(), A(0));
+               Rows<Result>(output.data(), 2, 144), this->scratch_.data());
+  EXPECT_EQ(output.cwiseAbs().maxCoeff(), Result(0));
 }
 
 }  // namespace

@@ -39,25 +39,31 @@ TEST(BadConfigTest, NumQueryHeadsIsNotAMultiple) {
 
 TEST(BadConfigTest, AnInvalidFormatOnEitherSide) {
   KVCacheConfig config = small_config();
-  config.key_format.level_bits[0] = 9;
-  expect_invalid([&] { KVCache<float> cache(config); }, {"level 1 has 9 bits"});
+  PolarFormat format = *config.key_format.polar();
+  format.level_bits[0] = 9;
+  config.key_format = format;
+  expect_invalid([&] { KVCache<float> cache(config); }, {"key_format: level 1 has 9 bits"});
   config = small_config();
-  config.value_format.level_bits[2] = 7;
-  expect_invalid([&] { KVCache<float> cache(config); }, {"level 3 has 7 bits"});
+  format = *config.value_format.polar();
+  format.level_bits[2] = 7;
+  config.value_format = format;
+  expect_invalid([&] { KVCache<float> cache(config); }, {"value_format: level 3 has 7 bits"});
 }
 
 TEST(BadConfigTest, AnUnknownRotation) {
   KVCacheConfig config = small_config();
   config.rotation = static_cast<RotationKind>(7);
-  expect_invalid([&] { KVCache<float> cache(config); }, {"rotation kind is 7"});
+  expect_invalid([&] { KVCache<float> cache(config); }, {"rotation is 7, not a RotationKind"});
 }
 
 TEST(BadConfigTest, CodebooksOfAnotherFormat) {
   KVCacheConfig config = small_config();
-  config.value_codebooks = std::make_shared<const polarquant::CodebookSet>(
+  PolarFormat format = *config.value_format.polar();
+  format.codebooks = std::make_shared<const polarquant::CodebookSet>(
       polarquant::offline_codebooks(format_of(48, {4, 2})));
+  config.value_format = format;
   expect_invalid([&] { KVCache<float> cache(config); },
-                 {"codebooks for 2 levels, the format has 4"});
+                 {"value_format: ", "codebooks for 2 levels, the format has 4"});
 }
 
 TEST(BadConfigTest, ASharedCodecThatIsNull) {
@@ -67,13 +73,15 @@ TEST(BadConfigTest, ASharedCodecThatIsNull) {
 TEST(BadConfigTest, ASharedCodecOfAnotherFormat) {
   KVCacheConfig config = small_config();
   const auto codec = std::make_shared<const polarquant::KVCodec<float>>(config);
-  config.key_format.radius_meaning = RadiusMeaning::kNorm;
+  PolarFormat format = *config.key_format.polar();
+  format.radius_meaning = RadiusMeaning::kNorm;
+  config.key_format = format;
   expect_invalid([&] { KVCache<float> cache(config, codec); },
-                 {"the shared codec was made for other formats"});
+                 {"the shared codec was made for keys in polar ", "the configuration has polar "});
   config = small_config();
   config.value_format = PolarFormat::paper(64);
   expect_invalid([&] { KVCache<float> cache(config, codec); },
-                 {"the shared codec was made for other formats"});
+                 {"the shared codec was made for values in ", "at head_dim 64"});
 }
 
 TEST(BadConfigTest, ASharedCodecOfAnotherRotationOrSeed) {

@@ -45,7 +45,6 @@ NO_TEST_OF_ITS_OWN = {
     "kernels/loops/decode.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/loops/encode.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/loops/rotate.hpp": "kernels_test and tile_kernels_test, by instruction set",
-    "kernels/loops/softmax.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/neon.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/scalar.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/tiles/avx512_fixed_blocks.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",

@@ -4,13 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
-#include "polarquant/base/aligned_memory.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/random.hpp"
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/polar_codec.hpp"
+#include "test_util.hpp"
 
 #if defined(__SSE2__)
 #include <xmmintrin.h>
@@ -21,16 +20,18 @@ using polarquant::FloatType;
 using polarquant::PolarCodec;
 using polarquant::PolarFormat;
 using polarquant::Random;
-using polarquant::Rotation;
 using polarquant::RotationKind;
-using polarquant::Rows;
 using polarquant::detail::double_to_float_bits;
 using polarquant::detail::float16_to_float;
 using polarquant::detail::float_bits;
 using polarquant::detail::float_to_bfloat16;
 using polarquant::detail::float_to_float16;
+using polarquant_test::decode_rows;
+using polarquant_test::encode_rows;
+using polarquant_test::gaussian_vector;
+using polarquant_test::make_rotation;
 
-class FlushToZeroTest {
+class FlushToZero {
  public:
   FlushToZero() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
   ~FlushToZero() { _mm_setcsr(saved_); }
@@ -79,23 +80,15 @@ TEST(FlushToZeroTest, LeavesTheRoundingOfFloatsAndDoubles) {
 
 // Codes and what they decode to, of rows down to the subnormals of a half.
 void expect_same_codes(const PolarFormat& format, double least) {
-  const auto rotation = std::make_shared<const Rotation>(RotationKind::kHaar, format.head_dim, 3);
-  const PolarCodec<float> codec(format, rotation);
-  const std::size_t d = codec.head_dim();
+  const PolarCodec<float> codec(format, make_rotation(RotationKind::kHaar, format.head_dim, 3));
   for (double scale = 1.0; scale >= least; scale /= 10.0) {
     SCOPED_TRACE(format.description());
     SCOPED_TRACE(scale);
     expect_same([&] {
-      Random random(2);
-      std::vector<float> rows(40 * d);
-      for (float& entry : rows) entry = static_cast<float>(scale * random.gaussian());
-      polarquant::AlignedBuffer scratch(codec.scratch_bytes());
-      std::vector<std::byte> codes(40 * codec.bytes_per_vector());
-      codec.encode(Rows<const float>{rows.data(), 40, d},
-                   Rows<std::byte>{codes.data(), 40, codec.bytes_per_vector()}, scratch.data());
-      std::vector<float> decoded(40 * d);
-      codec.decode(Rows<const std::byte>{codes.data(), 40, codec.bytes_per_vector()},
-                   Rows<float>{decoded.data(), 40, d}, scratch.data());
+      const std::vector<float> rows = gaussian_vector<float>(40 * codec.head_dim(), 2, scale);
+      const std::vector<std::byte> codes = encode_rows(codec, rows);
+      EXPECT_FALSE(codes.empty());
+      const std::vector<float> decoded = decode_rows(codec, codes);
       std::vector<std::uint32_t> bits;
       for (const std::byte byte : codes) bits.push_back(std::to_integer<std::uint32_t>(byte));
       for (const float entry : decoded) bits.push_back(float_bits(entry));

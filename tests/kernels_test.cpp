@@ -27,8 +27,6 @@ using polarquant::PolarFormat;
 using polarquant::Random;
 using polarquant::RotationKind;
 using polarquant::RowMatrix;
-using polarquant::detail::choose_vector_kernels;
-using polarquant::detail::VectorKernels;
 using polarquant_test::AccumulatorOf;
 using polarquant_test::decode_rows;
 using polarquant_test::encode_rows;
@@ -226,30 +224,6 @@ class KernelsTest : public testing::TestWithParam<Isa> {
                                 RotationKind::kHadamard, 40, 3, 2);
     }
   }
-
-  // Weights exp(v - largest) and their sum, for every length of a tail.
-  template <typename T>
-  void expect_equal_softmax() const {
-    const VectorKernels<T> kernels = choose_vector_kernels<T>(GetParam());
-    for (std::size_t count = 1; count <= 50; ++count) {
-      std::vector<T> values = gaussian_vector<T>(count + 1, count, 10.0);
-      const T guard = values[count];
-      const T largest = kernels.maximum(values.data(), count);
-      EXPECT_EQ(largest, *std::max_element(values.begin(), values.end() - 1));
-      const std::vector<T> given = values;
-      const T sum = kernels.exponentiate(values.data(), count, largest);
-      double expected_sum = 0.0;
-      const double ulp = std::is_same_v<T, double> ? 1e-14 : 2e-6;
-      for (std::size_t i = 0; i < count; ++i) {
-        const double weight =
-            std::exp(static_cast<double>(given[i]) - static_cast<double>(largest));
-        EXPECT_NEAR(values[i], weight, ulp * weight) << count;
-        expected_sum += weight;
-      }
-      EXPECT_NEAR(sum, expected_sum, ulp * expected_sum) << count;
-      EXPECT_EQ(values[count], guard);
-    }
-  }
 };
 
 // scalar against itself would prove nothing, but it shows that the test's own scaffolding holds.
@@ -299,44 +273,6 @@ TEST_P(KernelsTest, AttentionOfGroupsAgreesInDouble) { expect_equal_attention_of
 TEST_P(KernelsTest, AttentionOfFormatsAgreesInFloat) { expect_equal_attention_of_formats<float>(); }
 TEST_P(KernelsTest, AttentionOfFormatsAgreesInDouble) {
   expect_equal_attention_of_formats<double>();
-}
-TEST_P(KernelsTest, SoftmaxWeightsOfFloatsAreExponentials) { expect_equal_softmax<float>(); }
-TEST_P(KernelsTest, SoftmaxWeightsOfDoublesAreExponentials) { expect_equal_softmax<double>(); }
-
-// The documented accuracy: 2 ULP from -87 to 0, and 0 below.
-TEST_P(KernelsTest, FloatExponentialIsWithinTwoUlp) {
-  const VectorKernels<float> kernels = choose_vector_kernels<float>(GetParam());
-  std::vector<float> given;
-  for (float x = 0.0f; x > -86.99f; x -= 0.000913f) given.push_back(x);
-  std::vector<float> values = given;
-  kernels.exponentiate(values.data(), values.size(), 0.0f);
-  for (std::size_t i = 0; i < given.size(); ++i) {
-    const double exact = std::exp(static_cast<double>(given[i]));
-    const float ulp = std::nextafter(static_cast<float>(exact), 2.0f) - static_cast<float>(exact);
-    ASSERT_LE(std::abs(static_cast<double>(values[i]) - exact), 2.0 * static_cast<double>(ulp))
-        << given[i];
-  }
-}
-
-TEST_P(KernelsTest, FloatExponentialOfVeryNegativeLogitsIsZero) {
-  const VectorKernels<float> kernels = choose_vector_kernels<float>(GetParam());
-  std::vector<float> values = {-87.5f, -100.0f, -1e6f, -1e38f};
-  EXPECT_EQ(kernels.exponentiate(values.data(), values.size(), 0.0f), 0.0f);
-  EXPECT_EQ(values, std::vector<float>(4, 0.0f));
-}
-
-// However large the logits are, the largest has the weight 1. A scale fused with the difference
-// would leave the rounding of `largest` over.
-TEST_P(KernelsTest, TheLargestOfHugeLogitsHasTheWeightOne) {
-  const VectorKernels<float> kernels = choose_vector_kernels<float>(GetParam());
-  for (const float logit : {1e4f, 1e7f, 1e12f, 1e20f, 1e30f}) {
-    std::vector<float> values(20, 0.5f * logit);
-    values[7] = values[19] = logit;
-    EXPECT_EQ(kernels.exponentiate(values.data(), 20, logit), 2.0f) << logit;
-    EXPECT_EQ(values[7], 1.0f) << logit;
-    EXPECT_EQ(values[19], 1.0f) << logit;
-    EXPECT_EQ(values[0], 0.0f) << logit;
-  }
 }
 
 }  // namespace

@@ -270,7 +270,7 @@ TYPED_TEST(KVCacheSegmentsTest, DraftsLeaveNothingBehindIfEncodingWaitsForThem) 
 }
 
 TYPED_TEST(KVCacheSegmentsTest, CallsOnRowsAllocateNothing) {
-  using A = typename TypeParam::A;
+  using Result = typename TypeParam::A;
   KVCacheConfig config = TestFixture::config_of(3, 40, FloatType::kFloat16);
   config.centering = Centering::kEstimated;
   config.num_centering_tokens = 100;
@@ -278,7 +278,7 @@ TYPED_TEST(KVCacheSegmentsTest, CallsOnRowsAllocateNothing) {
   cache.reserve(700);
   ASSERT_GE(cache.capacity(), 700u);
   polarquant_test::GuardedBytes scratch(cache.scratch_bytes());
-  RowMatrix<A> output(3, 288);
+  RowMatrix<Result> output(3, 288);
   const auto keys = TokenRows<typename TypeParam::T>::rows_of(this->tokens_.keys);
   const auto values = TokenRows<typename TypeParam::T>::rows_of(this->tokens_.values);
   std::size_t num_failures = 0;
@@ -366,7 +366,7 @@ TEST(KVCacheSegmentsFailureTest, RadiiThatCouldOverflowLaterAreRefusedNow) {
   EXPECT_EQ(cache.num_tokens(), 100u);
 }
 
-// A mean that is given makes small rows large; those near it are encoded from what is left.
+// Result mean that is given makes small rows large; those near it are encoded from what is left.
 TEST(KVCacheSegmentsFailureTest, WhatIsEncodedLaterIsCheckedLessTheGivenMean) {
   KVCacheConfig config = config_of(0, 32);
   PolarFormat format = PolarFormat::paper(32);
