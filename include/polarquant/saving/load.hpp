@@ -41,8 +41,8 @@ struct SavedCacheInfo {
   std::size_t num_tokens = 0;
 
   // What loads it, with as many query heads as KV heads. To be set before: a format whose codebooks
-  // were given, or of a family that the library does not bring; a mean that was given for one of two
-  // sides of equal width, of which version 1 does not say the side.
+  // were given, or of a family that the library does not bring; a mean that was given for one of
+  // two sides of equal width, of which version 1 does not say the side.
   KVCacheConfig config;
 
   // The formats, for people.
