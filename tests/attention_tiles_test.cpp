@@ -40,7 +40,6 @@ template <typename Case>
 class AttentionTilesTest : public testing::Test {
  protected:
   using T = typename Case::T;
-  using A = typename Case::A;
 
   AttentionTilesTest() { tokens_.append_to(cache_, 0, kNumTokens); }
 

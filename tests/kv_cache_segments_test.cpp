@@ -50,7 +50,6 @@ template <typename Case>
 class KVCacheSegmentsTest : public testing::Test {
  protected:
   using T = typename Case::T;
-  using A = typename Case::A;
   using Cache = KVCache<T>;
 
   static KVCacheConfig config_of(std::size_t num_sinks, std::size_t num_recent,

@@ -89,6 +89,19 @@ polarquant::KVCacheConfig segments_config(
   return config;
 }
 
+// One head on each side, and else as KVCacheConfig comes.
+inline polarquant::KVCacheConfig config_with(const polarquant::CodecFormat& keys,
+                                             const polarquant::CodecFormat& values) {
+  polarquant::KVCacheConfig config;
+  config.key_format = keys;
+  config.value_format = values;
+  return config;
+}
+inline polarquant::KVCacheConfig paper_64() {
+  static const polarquant::CodecFormat paper = polarquant::PolarFormat::paper(64);
+  return config_with(paper, paper);
+}
+
 // The codec of a configuration, made once for all tests of a program: making one takes longer than
 // most of them.
 template <typename A>

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "plain_8bit_codec.hpp"
+#include "kv_cache_test_util.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/method/online_codebooks.hpp"
 #include "test_util.hpp"
@@ -20,28 +20,19 @@ using polarquant::KVCacheConfig;
 using polarquant::KVCodec;
 using polarquant::PolarFormat;
 using polarquant::RotationKind;
+using polarquant_test::config_with;
 using polarquant_test::encode_rows;
 using polarquant_test::gaussian_vector;
-
-KVCacheConfig config_of(const CodecFormat& keys, const CodecFormat& values) {
-  KVCacheConfig config;
-  config.key_format = keys;
-  config.value_format = values;
-  return config;
-}
-KVCacheConfig paper_config() {
-  static const CodecFormat paper = PolarFormat::paper(64);
-  return config_of(paper, paper);
-}
+using polarquant_test::paper_64;
 
 TEST(KVCodecTest, KeysAndValuesOfEqualWidthShareTheRotation) {
-  KVCacheConfig config = config_of(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25));
+  KVCacheConfig config = config_with(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25));
   const KVCodec<float> codec(config);
   EXPECT_EQ(&codec.keys().rotation(), &codec.values().rotation());
 }
 
 TEST(KVCodecTest, KeysAndValuesOfDifferentWidthsHaveRotationsOfTheSameKindAndSeed) {
-  KVCacheConfig config = config_of(PolarFormat::paper(64), PolarFormat::paper(96));
+  KVCacheConfig config = config_with(PolarFormat::paper(64), PolarFormat::paper(96));
   config.rotation = RotationKind::kHadamard;
   config.seed = 77;
   const KVCodec<float> codec(config);
@@ -54,7 +45,7 @@ TEST(KVCodecTest, KeysAndValuesOfDifferentWidthsHaveRotationsOfTheSameKindAndSee
 }
 
 TEST(KVCodecTest, MemoryCountsASharedRotationOnce) {
-  KVCacheConfig config = config_of(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25));
+  KVCacheConfig config = config_with(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25));
   const KVCodec<float> shared(config);
   EXPECT_EQ(shared.memory_bytes() + shared.keys().rotation().memory_bytes(),
             shared.keys().memory_bytes() + shared.values().memory_bytes());
@@ -65,7 +56,7 @@ TEST(KVCodecTest, MemoryCountsASharedRotationOnce) {
 }
 
 TEST(KVCodecTest, TheArithmeticOfTheConfigIsThatOfBothSides) {
-  KVCacheConfig config = paper_config();
+  KVCacheConfig config = paper_64();
   EXPECT_EQ(config.arithmetic, polarquant::Arithmetic::kFixedPoint);
   config.arithmetic = polarquant::Arithmetic::kExact;
   const KVCodec<float> codec(config);
@@ -74,7 +65,7 @@ TEST(KVCodecTest, TheArithmeticOfTheConfigIsThatOfBothSides) {
 }
 
 TEST(KVCodecTest, TheSeedDecidesTheCodes) {
-  KVCacheConfig config = paper_config();
+  KVCacheConfig config = paper_64();
   const std::vector<float> rows = gaussian_vector<float>(64, 1);
   const std::vector<std::byte> codes = encode_rows(KVCodec<float>(config).keys(), rows);
   EXPECT_EQ(encode_rows(KVCodec<float>(config).keys(), rows), codes);
@@ -92,7 +83,7 @@ CodecFormat with_online_codebooks(const polarquant::Rotation& rotation,
 }
 
 TEST(KVCodecTest, GivenCodebooksAreUsedOnTheirSideAlone) {
-  KVCacheConfig config = paper_config();
+  KVCacheConfig config = paper_64();
   const std::vector<float> rows = gaussian_vector<float>(64 * 100, 1);
   const KVCodec<float> offline(config);
   config.key_format = with_online_codebooks(offline.keys().rotation(), rows);
@@ -103,7 +94,7 @@ TEST(KVCodecTest, GivenCodebooksAreUsedOnTheirSideAlone) {
 
 // paper, section 4.1: online codebooks fit the prompt at least as well as the law's.
 TEST(KVCodecTest, OnlineCodebooksOfUnrotatedSparseKeysBeatTheOfflineOnes) {
-  KVCacheConfig config = paper_config();
+  KVCacheConfig config = paper_64();
   config.rotation = RotationKind::kNone;
   std::vector<float> rows = gaussian_vector<float>(64 * 500, 1);
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] += i % 2 == 0 ? 3.0f : 0.0f;
@@ -117,8 +108,8 @@ TEST(KVCodecTest, OnlineCodebooksOfUnrotatedSparseKeysBeatTheOfflineOnes) {
 // ---- A codec that caches share ----
 
 TEST(KVCodecTest, AMismatchIsNamed) {
-  const auto codec = std::make_shared<const KVCodec<float>>(paper_config());
-  EXPECT_EQ(codec->mismatch(paper_config()), "");
+  const auto codec = std::make_shared<const KVCodec<float>>(paper_64());
+  EXPECT_EQ(codec->mismatch(paper_64()), "");
   const auto expect = [&codec](const KVCacheConfig& config, const std::string& what) {
     const std::string found = codec->mismatch(config);
     EXPECT_NE(found.find(what), std::string::npos) << found;
@@ -126,38 +117,38 @@ TEST(KVCodecTest, AMismatchIsNamed) {
                   [&] { polarquant::KVCache<float> cache(config, codec); }),
               "polarquant: " + found);
   };
-  KVCacheConfig config = paper_config();
+  KVCacheConfig config = paper_64();
   config.value_format =
       polarquant_test::with_meaning(PolarFormat::paper(64), polarquant::RadiusMeaning::kNorm);
   expect(config,
          "values in polar 4/2/2/2 4 bfloat16 at head_dim 64, the configuration has polar "
          "4/2/2/2 4 bfloat16 of norms at head_dim 64");
-  config = paper_config();
+  config = paper_64();
   config.key_format = polarquant_test::plain_8bit(64);
   expect(config, "the configuration has plain 8 bits at head_dim 64");
-  config = paper_config();
+  config = paper_64();
   config.seed = 1;
   expect(config, "another rotation or seed");
-  config = paper_config();
+  config = paper_64();
   config.rotation = RotationKind::kHadamard;
   expect(config, "another rotation or seed");
-  config = paper_config();
+  config = paper_64();
   config.arithmetic = polarquant::Arithmetic::kExact;
   expect(config, "another arithmetic");
   if (codec->keys().isa() != polarquant::Isa::kScalar) {
-    config = paper_config();
+    config = paper_64();
     config.isa = polarquant::Isa::kScalar;
     expect(config, "the configuration asks for scalar");
   }
   EXPECT_EQ(polarquant_test::message_of<std::invalid_argument>(
-                [] { polarquant::KVCache<float> cache(paper_config(), nullptr); }),
+                [] { polarquant::KVCache<float> cache(paper_64(), nullptr); }),
             "polarquant: a cache without a codec");
 }
 
 // What does not make codes does not count: sinks, windows, heads.
 TEST(KVCodecTest, OtherSettingsOfACacheMayDiffer) {
-  const KVCodec<float> codec(paper_config());
-  KVCacheConfig config = paper_config();
+  const KVCodec<float> codec(paper_64());
+  KVCacheConfig config = paper_64();
   config.num_kv_heads = config.num_query_heads = 5;
   config.num_recent_tokens = 7;
   config.exact_type = polarquant::FloatType::kBFloat16;
@@ -179,7 +170,7 @@ TEST(KVCodecTest, AFamilyWithoutACodecForATypeIsRefused) {
     std::vector<polarquant::CodecSetting> settings() const override { return {}; }
   };
   const CodecFormat format(std::make_shared<const NoCodec>());
-  const KVCacheConfig config = config_of(format, format);
+  const KVCacheConfig config = config_with(format, format);
   EXPECT_EQ(polarquant_test::message_of<std::invalid_argument>([&] { KVCodec<float> c(config); }),
             "polarquant: no codes has no codec for results of float");
   EXPECT_EQ(polarquant_test::message_of<std::invalid_argument>([&] { KVCodec<double> c(config); }),

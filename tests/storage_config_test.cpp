@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "plain_8bit_codec.hpp"
+#include "kv_cache_test_util.hpp"
 #include "polarquant/polarquant.hpp"
 #include "polarquant/storage/config.hpp"
 #include "test_util.hpp"
@@ -22,20 +22,11 @@ using polarquant::KVCache;
 using polarquant::KVCacheConfig;
 using polarquant::PolarFormat;
 using polarquant::RotationKind;
+using polarquant_test::config_with;
 using polarquant_test::message_of;
+using polarquant_test::paper_64;
 using polarquant_test::random_int;
 using polarquant_test::ScopedIsa;
-
-KVCacheConfig config_of(const CodecFormat& keys, const CodecFormat& values) {
-  KVCacheConfig config;
-  config.key_format = keys;
-  config.value_format = values;
-  return config;
-}
-KVCacheConfig paper_config() {
-  static const CodecFormat paper = PolarFormat::paper(64);
-  return config_of(paper, paper);
-}
 
 TEST(KVCacheConfigTest, AFormatIsToBeAskedFor) {
   KVCacheConfig config;
@@ -51,7 +42,7 @@ TEST(KVCacheConfigTest, AFormatIsToBeAskedFor) {
 }
 
 TEST(KVCacheConfigTest, ColumnsAreHeadsTimesTheirWidth) {
-  KVCacheConfig config = config_of(PolarFormat::paper(64), PolarFormat::paper(96));
+  KVCacheConfig config = config_with(PolarFormat::paper(64), PolarFormat::paper(96));
   config.num_kv_heads = 2;
   config.num_query_heads = 6;
   EXPECT_EQ(config.key_columns(), 128u);
@@ -65,7 +56,7 @@ TEST(KVCacheConfigTest, ColumnsAreHeadsTimesTheirWidth) {
 TEST(IsSupportedTest, SaysYesToEveryPreset) {
   for (const int head_dim : {16, 64, 80, 96, 112, 128, 192, 576, 1024}) {
     KVCacheConfig config =
-        config_of(PolarFormat::full_depth(head_dim, 4.25), PolarFormat::uncompressed(head_dim));
+        config_with(PolarFormat::full_depth(head_dim, 4.25), PolarFormat::uncompressed(head_dim));
     config.num_sink_tokens = 4;
     config.num_recent_tokens = KVCacheConfig::kAllTokens;
     EXPECT_TRUE(polarquant::is_supported(config)) << polarquant::is_supported(config).reason;
@@ -84,50 +75,50 @@ TEST(IsSupportedTest, NamesTheValueAndTheRule) {
               "polarquant: " + support.reason);
   };
   const std::string most = std::to_string(KVCacheConfig::kAllTokens);
-  KVCacheConfig config = paper_config();
+  KVCacheConfig config = paper_64();
   config.num_kv_heads = 0;
   expect_reason(config, "num_kv_heads is 0, must be at least 1");
-  config = paper_config();
+  config = paper_64();
   config.num_kv_heads = 2;
   config.num_query_heads = 3;
   expect_reason(config, "num_query_heads is 3, must be a multiple of num_kv_heads = 2");
-  config = paper_config();
+  config = paper_64();
   PolarFormat format = PolarFormat::paper(64);
   format.head_dim = 100000;
   config.key_format = format;
   expect_reason(config, "key_format: head_dim is 100000, must be a multiple of 2, at most 1024");
-  config = paper_config();
+  config = paper_64();
   format = PolarFormat::paper(64);
   format.level_bits[2] = 7;
   config.value_format = format;
   expect_reason(config, "value_format: level 3 has 7 bits, must be 0 .. 6");
-  config = paper_config();
+  config = paper_64();
   config.key_format = polarquant_test::plain_8bit(3);
   expect_reason(config, "key_format: plain 8 bits: head_dim is 3");
-  config = paper_config();
+  config = paper_64();
   config.num_recent_tokens = KVCacheConfig::kAllTokens + 1;
   expect_reason(config, "num_recent_tokens is " + std::to_string(KVCacheConfig::kAllTokens + 1) +
                             ", must be at most kAllTokens = " + most);
-  config = paper_config();
+  config = paper_64();
   config.num_sink_tokens = static_cast<std::size_t>(-1);
   expect_reason(config, "num_sink_tokens is " + std::to_string(config.num_sink_tokens) +
                             ", must be at most ");
-  config = paper_config();
+  config = paper_64();
   config.exact_type = static_cast<polarquant::FloatType>(9);
   expect_reason(config, "exact_type is 9, not a FloatType");
-  config = paper_config();
+  config = paper_64();
   config.rotation = static_cast<RotationKind>(9);
   expect_reason(config, "rotation is 9, not a RotationKind");
-  config = paper_config();
+  config = paper_64();
   config.arithmetic = static_cast<polarquant::Arithmetic>(9);
   expect_reason(config, "arithmetic is 9, not an Arithmetic");
-  config = paper_config();
+  config = paper_64();
   config.centering = static_cast<Centering>(5);
   expect_reason(config, "centering is 5, not a Centering");
-  config = paper_config();
+  config = paper_64();
   config.num_centering_tokens = 0;
   expect_reason(config, "num_centering_tokens is 0, must be 1 .. kAllTokens = " + most);
-  config = paper_config();
+  config = paper_64();
   config.centering = Centering::kGiven;
   expect_reason(config, "centering is kGiven, but key_mean and value_mean are empty");
   config.key_mean.assign(100, 0.0f);
@@ -147,7 +138,7 @@ TEST(IsSupportedTest, NamesWhatIsWrongWithCodebooks) {
   const auto reason_of = [](const polarquant::CodebookSet& codebooks) {
     PolarFormat format = PolarFormat::paper(64);
     format.codebooks = std::make_shared<const polarquant::CodebookSet>(codebooks);
-    KVCacheConfig config = paper_config();
+    KVCacheConfig config = paper_64();
     config.value_format = format;
     const std::string reason = polarquant::is_supported(config).reason;
     EXPECT_EQ(message_of<std::invalid_argument>([&] { KVCache<float> cache(config); }),
@@ -171,7 +162,7 @@ TEST(IsSupportedTest, NamesWhatIsWrongWithCodebooks) {
 }
 
 TEST(IsSupportedTest, NamesAnInstructionSetThatIsNotThere) {
-  KVCacheConfig config = paper_config();
+  KVCacheConfig config = paper_64();
   for (const Isa isa : polarquant_test::kIsas) {
     config.isa = isa;
     const std::string reason = polarquant::is_supported(config).reason;
@@ -242,7 +233,7 @@ CodecFormat random_side(polarquant::Random& random) {
 
 KVCacheConfig random_config(polarquant::Random& random) {
   const auto garbage = [&random](int one_in) { return random_int(random, 1, one_in) == 1; };
-  KVCacheConfig config = config_of(random_side(random), random_side(random));
+  KVCacheConfig config = config_with(random_side(random), random_side(random));
   config.num_kv_heads = garbage(12) ? random_int(random, -2, 3) : 1;
   config.num_query_heads = config.num_kv_heads * random_int(random, 1, 2) + (garbage(12) ? 1 : 0);
   config.rotation =

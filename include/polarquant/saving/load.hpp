@@ -40,8 +40,9 @@ struct SavedCacheInfo {
   std::uint64_t num_bytes = 0;  // of the whole
   std::size_t num_tokens = 0;
 
-  // What loads it, with as many query heads as KV heads; a format whose codebooks were given, or of
-  // a family that the library does not bring, is not set, and is to be set before.
+  // What loads it, with as many query heads as KV heads. To be set before: a format whose codebooks
+  // were given, or of a family that the library does not bring; a mean that was given for one of
+  // two sides of equal width, of which version 1 does not say the side.
   KVCacheConfig config;
 
   // The formats, for people.
@@ -244,6 +245,8 @@ inline void read_given_means(SectionReader& reader, const SavedSettings& setting
   }
   const std::uint64_t num_heads = settings.num_kv_heads;
   if (settings.centered_sides == SavedSettings::kAnySide) {  // Version 1 does not say.
+    // Of one side, and nothing tells of which.
+    if (widths[0] == widths[1] && num_entries == num_heads * widths[0]) return;
     if (num_entries == num_heads * widths[0]) {
       widths[1] = 0;
     } else if (num_entries == num_heads * widths[1]) {
