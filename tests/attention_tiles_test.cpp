@@ -130,7 +130,7 @@ TYPED_TEST(AttentionTilesTest, IsThatOfACacheWithAnyOptionsInAnyRuns) {
   for (int trial = 0; trial < 40; ++trial) {
     const Index count = random_int(random, 1, 13);
     PlainOptions plain = random_options(random, count, 6, kNumTokens);
-    // Result mask of a row per head would be another for each group.
+    // A mask of a row per head would be another for each group.
     if (plain.mask.rows() > count) plain.mask = plain.mask.topRows(count).eval();
     const RowMatrix<double> expected =
         this->cache_.attend(this->queries_.topRows(count), OptionsOf<Result>(plain).get())
@@ -179,7 +179,7 @@ TYPED_TEST(AttentionTilesTest, PartsMergeWithThoseOfOtherTokens) {
     const auto output = part.output(sink_logits.data());
     EXPECT_LE((output - expected).middleCols(head * 144, 144).cwiseAbs().maxCoeff(),
               attention_tolerance<typename TypeParam::T>(48));
-    // Result part that sees nothing.
+    // A part that sees nothing.
     options.first_position = -1 - 13;
     attend_tiles_partial(*this->cache_.codec(), first, this->queries_of(head, 13), own,
                          this->scratch_.data(), options);

@@ -367,7 +367,7 @@ TEST(KVCacheSegmentsFailureTest, RadiiThatCouldOverflowLaterAreRefusedNow) {
   EXPECT_EQ(cache.num_tokens(), 100u);
 }
 
-// Result mean that is given makes small rows large; those near it are encoded from what is left.
+// A mean that is given makes small rows large; those near it are encoded from what is left.
 TEST(KVCacheSegmentsFailureTest, WhatIsEncodedLaterIsCheckedLessTheGivenMean) {
   KVCacheConfig config = config_of(0, 32);
   PolarFormat format = PolarFormat::paper(32);

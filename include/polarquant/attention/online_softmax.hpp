@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -30,7 +31,7 @@ struct OnlineSoftmax {
   // sums shrink.
   T add_logit(T logit) {
     const T factor = raise_maximum(logit);
-    if (logit > -std::numeric_limits<T>::infinity()) sum += std::exp(logit - maximum);
+    if (!detail::is_negative_infinity(logit)) sum += std::exp(logit - maximum);
     return factor;
   }
 

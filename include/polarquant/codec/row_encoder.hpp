@@ -60,7 +60,7 @@ struct ScaledLanes {
     const double inverse = is_zero ? 0.0 : std::ldexp(1.0, -exponent);
     const A factor = static_cast<A>(inverse);
     float* const out = entries + lane;
-    if (static_cast<double>(factor) == inverse && factor <= (std::numeric_limits<A>::max)()) {
+    if (static_cast<double>(factor) == inverse && is_finite(factor)) {
       // The exact product, rounded once, as below.
       for (std::size_t i = 0; i < head_dim; ++i) {
         out[i * num_lanes] = static_cast<float>(row[i] * factor);
