@@ -136,8 +136,9 @@ struct Batch {
     codec.accumulate_rows({weights.data(), num_queries, num_slots},
                           {rows.data(), num_codes, stride}, {row_sums.data(), num_queries, d},
                           scratch.data());
-    codec.accumulate_tiles({weights.data(), num_queries, num_slots}, tiles.data(), num_tiles,
-                           {sums, num_queries, sum_size}, scratch.data());
+    polarquant::AlignedBuffer tile_weights = polarquant_test::aligned(weights);
+    codec.accumulate_tiles({tile_weights.as<Accumulator>(), num_queries, num_slots}, tiles.data(),
+                           num_tiles, {sums, num_queries, sum_size}, scratch.data());
 
     for (std::size_t i = 0; i < num_queries; ++i) {
       EXPECT_LT(largest_error(i, row_scores.data() + i * (num_codes + 1)), tolerance) << name();

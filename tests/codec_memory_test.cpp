@@ -118,11 +118,15 @@ TYPED_TEST(CodecMemoryOfTypeTest, CallsWithScratchAllocateNothing) {
       const PolarCodec<AccumulatorOf<TypeParam>> codec(format, make_rotation(kind, 96));
       const std::size_t num_bytes = codec.bytes_per_vector();
       const std::vector<TypeParam> rows = gaussian_vector<TypeParam>(40 * 96, 1);
-      std::vector<std::byte> codes(40 * num_bytes), tile(polarquant::tile_bytes(num_bytes));
+      std::vector<std::byte> codes(40 * num_bytes);
+      polarquant::AlignedBuffer tile(polarquant::tile_bytes(num_bytes));
       std::vector<Accumulator> decoded(40 * 96), output(96);
       GuardedBytes table(codec.prepared_size() * sizeof(Accumulator));
       Accumulator* const prepared = reinterpret_cast<Accumulator*>(table.data());
-      std::vector<Accumulator> scores(40), sum(codec.tile_sum_size());
+      polarquant::AlignedBuffer score_memory(40 * sizeof(Accumulator));
+      polarquant::AlignedBuffer sum_memory(codec.tile_sum_size() * sizeof(Accumulator));
+      Accumulator* const scores = score_memory.as<Accumulator>();
+      Accumulator* const sum = sum_memory.as<Accumulator>();
       GuardedBytes scratch(codec.scratch_bytes());
       EXPECT_EQ(
           count_allocations([&] {
@@ -143,14 +147,14 @@ TYPED_TEST(CodecMemoryOfTypeTest, CallsWithScratchAllocateNothing) {
             codec.accumulate(Accumulator(1), codes.data(), decoded.data(), scratch.data());
             codec.finish(decoded.data(), output.data());
             codec.dot_rows({prepared, 1, codec.prepared_size()}, {codes.data(), 40, num_bytes},
-                           {scores.data(), 1, 40}, scratch.data());
-            codec.accumulate_rows({scores.data(), 1, 40}, {codes.data(), 40, num_bytes},
+                           {scores, 1, 40}, scratch.data());
+            codec.accumulate_rows({scores, 1, 40}, {codes.data(), 40, num_bytes},
                                   {output.data(), 1, 96}, scratch.data());
-            codec.score_tiles({prepared, 1, codec.prepared_size()}, tile.data(), 1,
-                              {scores.data(), 1, 32}, scratch.data());
-            codec.accumulate_tiles({scores.data(), 1, 32}, tile.data(), 1,
-                                   {sum.data(), 1, sum.size()}, scratch.data());
-            codec.finish_tiles(sum.data(), Accumulator(1), output.data(), scratch.data());
+            codec.score_tiles({prepared, 1, codec.prepared_size()}, tile.data(), 1, {scores, 1, 32},
+                              scratch.data());
+            codec.accumulate_tiles({scores, 1, 32}, tile.data(), 1, {sum, 1, codec.tile_sum_size()},
+                                   scratch.data());
+            codec.finish_tiles(sum, Accumulator(1), output.data(), scratch.data());
           }),
           0u);
     }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -208,6 +209,14 @@ class GuardedBytes {
   std::size_t size_;
   std::byte* data_;
 };
+
+// A copy of numbers as kernels on tiles want them: aligned to 64 bytes.
+template <typename A>
+polarquant::AlignedBuffer aligned(const std::vector<A>& numbers) {
+  polarquant::AlignedBuffer buffer(numbers.size() * sizeof(A));
+  std::copy(numbers.begin(), numbers.end(), buffer.as<A>());
+  return buffer;
+}
 
 // ---- The whole way through a codec ----
 

@@ -141,7 +141,8 @@ class Tiles {
     GuardedBytes memory(num_rows_ * codec.tile_sum_size() * sizeof(float));
     float* const lanes = reinterpret_cast<float*>(memory.data());
     std::fill_n(lanes, num_rows_ * codec.tile_sum_size(), 0.0f);
-    codec.accumulate_tiles({weights_.data(), num_rows_, stride()}, tiles.data(), num_tiles_,
+    polarquant::AlignedBuffer weights = polarquant_test::aligned(weights_);
+    codec.accumulate_tiles({weights.as<float>(), num_rows_, stride()}, tiles.data(), num_tiles_,
                            {lanes, num_rows_, codec.tile_sum_size()}, scratch.data());
     std::vector<float> sums(num_rows_ * d_);
     for (std::size_t row = 0; row < num_rows_; ++row) {
