@@ -34,9 +34,8 @@ Work dot_work(const Row& row) {
   const std::size_t num_tokens = size_of(row.num_tokens);
   const auto codes = std::make_shared<CopiedHeads>(
       bytes * num_tokens, num_heads_for(bytes * num_tokens, row.memory_bytes));
-  require_encoded(codec->keys().encode(rows_of(inputs->keys),
-                                       {codes->head<std::byte>(0), num_tokens, bytes},
-                                       scratch->data()));
+  require_encoded(codec->keys().encode(
+      rows_of(inputs->keys), {codes->head<std::byte>(0), num_tokens, bytes}, scratch->data()));
   codes->copy();
   float* const query = reinterpret_cast<float*>(prepared->data());
   codec->keys().prepare_query(inputs->queries.data(), query, scratch->data());
@@ -57,7 +56,7 @@ Work dot_work(const Row& row) {
       }
     } else {
       codec->keys().dot_rows({query, 1, codec->keys().prepared_size()}, {code, num_tokens, bytes},
-                           rows_of(*result), scratch->data());
+                             rows_of(*result), scratch->data());
     }
   };
   work.sides.push_back(ours);
@@ -81,7 +80,7 @@ Work dot_work(const Row& row) {
   ours.run();
   RowMatrix<float> decoded(row.num_tokens, row.head_dim);
   codec->keys().decode({codes->head<std::byte>(0), num_tokens, bytes}, rows_of(decoded),
-                     scratch->data());
+                       scratch->data());
   const auto error_to = [&](const RowMatrix<float>& keys) {
     const RowMatrix<double> exact =
         inputs->queries.cast<double>() * keys.cast<double>().transpose();
@@ -104,21 +103,22 @@ Work encode_work(const Row& row) {
   const auto codes = std::make_shared<CopiedHeads>(bytes * num_tokens, 1);
   Work work;
   name_codec(codec->keys(), work);
-  work.sides.push_back(
-      {"ours", static_cast<double>(row.num_tokens), static_cast<double>(bytes) * row.num_tokens,
-       [=] {
-         constexpr std::size_t kBatch = 64;
-         for (std::size_t t = 0; t < num_tokens; t += kBatch) {
-           const std::size_t count = std::min(kBatch, num_tokens - t);
-           require_encoded(codec->keys().encode(
-               {inputs->keys.data() + t * codec->keys().head_dim(), count, codec->keys().head_dim()},
-               {codes->head<std::byte>(0) + t * bytes, count, bytes}, scratch->data()));
-         }
-       }});
+  work.sides.push_back({"ours", static_cast<double>(row.num_tokens),
+                        static_cast<double>(bytes) * row.num_tokens, [=] {
+                          constexpr std::size_t kBatch = 64;
+                          for (std::size_t t = 0; t < num_tokens; t += kBatch) {
+                            const std::size_t count = std::min(kBatch, num_tokens - t);
+                            require_encoded(codec->keys().encode(
+                                {inputs->keys.data() + t * codec->keys().head_dim(), count,
+                                 codec->keys().head_dim()},
+                                {codes->head<std::byte>(0) + t * bytes, count, bytes},
+                                scratch->data()));
+                          }
+                        }});
   work.sides.front().run();
   RowMatrix<float> decoded(row.num_tokens, row.head_dim);
   codec->keys().decode({codes->head<std::byte>(0), num_tokens, bytes}, rows_of(decoded),
-                     scratch->data());
+                       scratch->data());
   work.error = relative_mse(decoded, inputs->keys);
   return work;
 }
@@ -145,7 +145,7 @@ Work decode_work(const Row& row) {
                         static_cast<double>(num_tiles * tile_bytes), [=] {
                           for (std::size_t i = 0; i < num_tiles; ++i) {
                             codec->keys().decode_tile(tiles->head<std::byte>(0) + i * tile_bytes,
-                                                    rows_of(*decoded), scratch->data());
+                                                      rows_of(*decoded), scratch->data());
                           }
                         }});
   work.sides.front().run();

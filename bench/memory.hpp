@@ -19,8 +19,8 @@ namespace polarquant_bench {
 using polarquant::RowMatrix;
 using polarquant::Rows;
 
-// A benchmark of rows that are not all encoded would measure less than it says. Result: EncodeResult
-// or AppendResult.
+// A benchmark of rows that are not all encoded would measure less than it says. Result:
+// EncodeResult or AppendResult.
 template <typename Result>
 void require_encoded(const Result& result) {
   if (result.failure == polarquant::EncodeFailure::kNone) return;

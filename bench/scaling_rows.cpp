@@ -34,15 +34,14 @@ Work threads_work(const Row& row) {
   Work work;
   work.kernel = cache->kernel_name();
   work.bits = config.key_format.bits_per_coordinate();
-  work.sides.push_back(
-      {"two threads", num_tokens, num_bytes, [attend, scratch] {
-         std::thread other(attend, polarquant::Part::heads(1, 1), (*scratch)[1].data());
-         attend(polarquant::Part::heads(0, 1), (*scratch)[0].data());
-         other.join();
-       }});
-  work.sides.push_back({"one thread", num_tokens, num_bytes, [attend, scratch] {
-                          attend({}, (*scratch)[0].data());
+  work.sides.push_back({"two threads", num_tokens, num_bytes, [attend, scratch] {
+                          std::thread other(attend, polarquant::Part::heads(1, 1),
+                                            (*scratch)[1].data());
+                          attend(polarquant::Part::heads(0, 1), (*scratch)[0].data());
+                          other.join();
                         }});
+  work.sides.push_back({"one thread", num_tokens, num_bytes,
+                        [attend, scratch] { attend({}, (*scratch)[0].data()); }});
   for (Side& side : work.sides) side.has_threads = true;
   return work;
 }

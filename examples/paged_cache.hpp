@@ -78,8 +78,8 @@ class PagedCache {
     return pool_.data() + (page * num_heads_ + head) * head_bytes_;
   }
 
-  bool store(const polarquant::Codec<float>& codec, const float* rows, std::size_t head, std::size_t slot,
-             std::byte* tiles) {
+  bool store(const polarquant::Codec<float>& codec, const float* rows, std::size_t head,
+             std::size_t slot, std::byte* tiles) {
     std::byte* const tile = tiles + slot / kTile * codec.tile_bytes();
     const std::size_t d = codec.head_dim();
     return codec.encode_tile({rows + head * d, 1, d}, slot % kTile, tile, scratch_.data())

@@ -185,8 +185,8 @@ TEST(PolarTransformTest, Level1FillsTheCircleAndDeeperLevelsTheQuadrant) {
     double smallest_first = 10.0;
     double largest_first = 0.0;
     for (std::uint64_t seed = 0; seed < 100; ++seed) {
-      const Polar<float> polar = polar_of(
-          shape, gaussian_vector<float>(static_cast<std::size_t>(shape.head_dim), seed));
+      const Polar<float> polar =
+          polar_of(shape, gaussian_vector<float>(static_cast<std::size_t>(shape.head_dim), seed));
       for (std::size_t k = 0; k < polar.angles.size(); ++k) {
         const double psi = static_cast<double>(polar.angles[k]);
         ASSERT_GE(psi, 0.0);

@@ -17,8 +17,8 @@
 #include "baselines/float16_avx512.hpp"
 #include "baselines/float16_kernels.hpp"
 #include "baselines/float16_neon.hpp"
-#include "polarquant/base/isa.hpp"
 #include "polarquant/attention/matrix.hpp"
+#include "polarquant/base/isa.hpp"
 
 namespace polarquant_baselines {
 

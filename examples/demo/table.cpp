@@ -24,15 +24,15 @@ void print_table(const Evaluation& evaluation) {
   const double float16_bytes = static_cast<double>(evaluation.rows.front().mean.memory_bytes);
   for (const Row& row : evaluation.rows) {
     const double bytes = static_cast<double>(row.mean.memory_bytes);
-    cells.push_back(
-        {row.name, formatted("%.3f", row.bits_per_coordinate), formatted("%.0f", bytes),
-         formatted("%.2fx", float16_bytes / bytes), formatted("%.3g", row.mean.key_mse),
-         formatted("%.3g", row.expected_key_mse), formatted("%.3g", row.mean.value_mse),
-         formatted("%.3g", row.expected_value_mse), formatted("%.4f", row.mean.score_error),
-         formatted("%.2f%%", 100.0 * row.mean.output_error),
-         formatted("%.1f%%", 100.0 * row.mean.same_strongest),
-         formatted("%.1f", row.time.fixed_point), formatted("%.1f", row.time.float16),
-         formatted("%.1f", row.time.exact)});
+    cells.push_back({row.name, formatted("%.3f", row.bits_per_coordinate), formatted("%.0f", bytes),
+                     formatted("%.2fx", float16_bytes / bytes), formatted("%.3g", row.mean.key_mse),
+                     formatted("%.3g", row.expected_key_mse), formatted("%.3g", row.mean.value_mse),
+                     formatted("%.3g", row.expected_value_mse),
+                     formatted("%.4f", row.mean.score_error),
+                     formatted("%.2f%%", 100.0 * row.mean.output_error),
+                     formatted("%.1f%%", 100.0 * row.mean.same_strongest),
+                     formatted("%.1f", row.time.fixed_point), formatted("%.1f", row.time.float16),
+                     formatted("%.1f", row.time.exact)});
   }
   print_columns(cells);
 }

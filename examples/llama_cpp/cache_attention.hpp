@@ -111,10 +111,9 @@ class CacheAttention {
     const auto begin_of = [&](std::size_t i) {
       return num_tiles * i / static_cast<std::size_t>(num_threads) * polarquant::kTileTokens;
     };
-    layer.cache_.attend_partial(rows_of(*node->src[0]), layer.parts_[index].rows(),
-                                layer.scratch_->of(thread), {},
-                                polarquant::Part::tokens(
-                                    begin_of(index), begin_of(index + 1) - begin_of(index)));
+    layer.cache_.attend_partial(
+        rows_of(*node->src[0]), layer.parts_[index].rows(), layer.scratch_->of(thread), {},
+        polarquant::Part::tokens(begin_of(index), begin_of(index + 1) - begin_of(index)));
   }
 
   static void run_merge(ggml_tensor* node, int thread, int, void* self) {

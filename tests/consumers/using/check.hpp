@@ -31,9 +31,8 @@ inline std::vector<float> decoded(const polarquant::Codec<float>& codec,
   std::vector<std::byte> codes(count * codec.bytes_per_vector());
   std::vector<float> result(rows.size());
   polarquant::AlignedBuffer scratch(codec.scratch_bytes());
-  const polarquant::EncodeResult encoded =
-      codec.encode({rows.data(), count, d}, {codes.data(), count, codec.bytes_per_vector()},
-                   scratch.data());
+  const polarquant::EncodeResult encoded = codec.encode(
+      {rows.data(), count, d}, {codes.data(), count, codec.bytes_per_vector()}, scratch.data());
   if (encoded.num_encoded != count) return {};
   codec.decode({codes.data(), count, codec.bytes_per_vector()}, {result.data(), count, d},
                scratch.data());

@@ -8,7 +8,8 @@ int main() {
   const polarquant::KVCodec<float> codec = make_codec(d);
   const std::vector<float> keys = gaussian(kNumTokens * d, 1), values = gaussian(kNumTokens * d, 2);
   const std::vector<float> query = gaussian(d, 3);
-  polarquant::AlignedBuffer scratch(std::max(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
+  polarquant::AlignedBuffer scratch(
+      std::max(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
   polarquant::AlignedBuffer table(codec.keys().prepared_size() * sizeof(float));
   std::vector<float> weights(kSize), sum(d), output(d);
   Ring ring(codec.keys(), codec.values(), kSize);

@@ -24,8 +24,8 @@ int main() {
     if (!step(cache, row, row, queries.data(), output.data(), scratch)) return 1;
     const Eigen::Map<const polarquant::RowMatrix<float>> matrix(row, 1, 3 * 64);
     other.append(matrix, matrix);
-    const polarquant::RowMatrix<float> expected = other.attend(
-        Eigen::Map<const polarquant::RowMatrix<float>>(queries.data(), 1, 6 * 64));
+    const polarquant::RowMatrix<float> expected =
+        other.attend(Eigen::Map<const polarquant::RowMatrix<float>>(queries.data(), 1, 6 * 64));
     are_equal &= std::equal(output.begin(), output.end(), expected.data());
   }
   return are_equal ? 0 : 1;

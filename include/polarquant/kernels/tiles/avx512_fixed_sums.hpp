@@ -46,7 +46,8 @@ POLARQUANT_AVX512_INLINE float scale_weights(const float* weights, const float* 
   }
   const float lane_total = _mm512_reduce_max_ps(total);
   // Beyond 1e37 the scale's inverse would be subnormal. Two tokens share a lane.
-  const float scale = (std::min)({32766.0f / most, 32500.0f / (std::min)(lane_total, 3e38f), 1e37f});
+  const float scale =
+      (std::min)({32766.0f / most, 32500.0f / (std::min)(lane_total, 3e38f), 1e37f});
   const __m512 factor = _mm512_set1_ps(scale);
   for (std::size_t k = 0; k < 2 * num_tiles; ++k) {
     const __m512i rounded = _mm512_cvtps_epi32(

@@ -44,7 +44,8 @@ POLARQUANT_WORDS_TARGET inline float scale_weights(const float* weights, const f
   }
   const float lane_total = *std::max_element(lanes[1], lanes[1] + kTileTokens);
   // Beyond 1e37 the scale's inverse would be subnormal. Two tokens share a lane.
-  const float scale = (std::min)({32766.0f / most, 32500.0f / (std::min)(lane_total, 3e38f), 1e37f});
+  const float scale =
+      (std::min)({32766.0f / most, 32500.0f / (std::min)(lane_total, 3e38f), 1e37f});
   for (std::size_t n = 0; n < num_tiles; ++n) {
     const Floats dither = load_floats(kDither.values + n * kTileTokens);
     store(out[n], to_words(multiply_add(products[n], broadcast(scale), dither)));
