@@ -3,7 +3,7 @@
 #include <cstring>
 #include <memory>
 
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec.hpp"
 
 namespace {
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 BASELINE = re.compile(r"v\d+_\d+_base\w*::")
-KERNELS = re.compile(r"Avx2Kernels|Avx512Kernels|detail::avx512::|detail::words::|_fma\(")
+KERNELS = re.compile(r"Avx2Call|Avx512Call|Avx2Roots|Avx512Roots|detail::avx512::|detail::words::|_fma\(")
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.*)>:$")
 AVX = re.compile(r"^\s*[0-9a-f]+:\s+(?:\{\w+\} )?v[a-z]\w*\b|%[yz]mm")
 
@@ -39,7 +39,7 @@ def main():
                 errors.append(f"{function}: {line.strip()}")
             num_native += "polarquant::" in function and not BASELINE.search(function)
     # It must have seen both: portable functions, and AVX in the other unit's.
-    if "ScalarKernels" not in listing or num_portable < 20:
+    if "ScalarCall" not in listing or num_portable < 20:
         errors.append(f"only {num_portable} portable functions found")
     if num_native == 0:
         errors.append("no AVX instruction in the unit built with -march=native: nothing was tested")

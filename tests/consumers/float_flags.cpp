@@ -172,12 +172,14 @@ void check_bits(bool print) {
       const auto rotation = std::make_shared<const Rotation>(kind, format.head_dim, 7);
       rotations = rotations * 31 + rotation->checksum();
       const PolarCodec<float> codec(format, rotation);
-      codebooks = codebooks * 31 + codec.codebook_checksum();
+      codebooks = codebooks * 31 + polarquant::detail::checksum_of(codec.format().polar()->codebooks_or_offline());
       const Matrix rows = random_matrix(40, format.head_dim, 11);
       std::vector<std::byte> bytes(40 * codec.bytes_per_vector());
-      polarquant::detail::ScratchBuffer scratch(codec.scratch_bytes());
-      codec.encode(Rows<const float>{rows.data(), 40, static_cast<std::size_t>(format.head_dim)},
-                   Rows<std::byte>{bytes.data(), 40, codec.bytes_per_vector()}, scratch.data());
+      polarquant::AlignedBuffer scratch(codec.scratch_bytes());
+      const polarquant::EncodeResult encoded =
+          codec.encode({rows.data(), 40, format.head_dim},
+                       {bytes.data(), 40, codec.bytes_per_vector()}, scratch.data());
+      expect(encoded.num_encoded == 40, "rows are not encoded", 0.0);
       codes.add(bytes.data(), bytes.size());
     }
   }
