@@ -172,7 +172,8 @@ void check_bits(bool print) {
       const auto rotation = std::make_shared<const Rotation>(kind, format.head_dim, 7);
       rotations = rotations * 31 + rotation->checksum();
       const PolarCodec<float> codec(format, rotation);
-      codebooks = codebooks * 31 + polarquant::detail::checksum_of(codec.format().polar()->codebooks_or_offline());
+      codebooks = codebooks * 31 +
+                  polarquant::detail::checksum_of(codec.format().polar()->codebooks_or_offline());
       const Matrix rows = random_matrix(40, format.head_dim, 11);
       std::vector<std::byte> bytes(40 * codec.bytes_per_vector());
       polarquant::AlignedBuffer scratch(codec.scratch_bytes());
