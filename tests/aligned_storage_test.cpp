@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "polarquant/codec/codec.hpp"
+#include "polarquant/codec.hpp"
 #include "polarquant/codes/codec_tables.hpp"
 
 namespace {

@@ -14,15 +14,8 @@
 
 namespace {
 
-using polarquant::AngleDistribution;
-using polarquant::PolarShape;
-using polarquant_test::expect_invalid;
-using polarquant_test::gaussian_vector;
-using polarquant_test::join_density;
-using polarquant_test::kKolmogorovBound;
-using polarquant_test::kolmogorov_statistic;
-using polarquant_test::kPi;
-using polarquant_test::simpson;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // (a, b) of the laws under test: levels 2 .. 10, then joins of unequal parts.
 const std::vector<std::pair<int, int>>& laws() {

@@ -16,18 +16,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::AttentionOptions;
-using polarquant::KVCache;
-using polarquant::Random;
-using polarquant::RowMatrix;
-using polarquant_test::attention_tolerance;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::message_of;
-using polarquant_test::OptionsOf;
-using polarquant_test::plain_attention;
-using polarquant_test::PlainOptions;
-using polarquant_test::random_options;
-using polarquant_test::random_queries;
+using namespace polarquant;
+using namespace polarquant_test;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 

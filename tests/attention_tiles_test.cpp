@@ -14,23 +14,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::AlignedBuffer;
-using polarquant::attend_tiles;
-using polarquant::attend_tiles_partial;
-using polarquant::kTileTokens;
-using polarquant::KVCache;
-using polarquant::PartialAttention;
-using polarquant::RowMatrix;
-using polarquant::Rows;
-using polarquant::TileRun;
-using polarquant::TileRuns;
-using polarquant_test::attention_tolerance;
-using polarquant_test::OptionsOf;
-using polarquant_test::PlainOptions;
-using polarquant_test::random_int;
-using polarquant_test::random_options;
-using polarquant_test::random_queries;
-using polarquant_test::TokenRows;
+using namespace polarquant;
+using namespace polarquant_test;
 
 constexpr std::size_t kNumTokens = 1300;
 

@@ -13,18 +13,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::FloatType;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RowMatrix;
-using polarquant_test::all_codes;
-using polarquant_test::append_random;
-using polarquant_test::expect_invalid;
-using polarquant_test::filled_cache;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::make_cache;
-using polarquant_test::make_config;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // A cache of 20 tokens and a record of everything that can be seen of it.
 class BadCallTest : public testing::Test {

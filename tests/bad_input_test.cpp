@@ -9,14 +9,8 @@
 
 namespace {
 
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RadiusMeaning;
-using polarquant::RotationKind;
-using polarquant_test::expect_invalid;
-using polarquant_test::format_of;
-using polarquant_test::small_config;
+using namespace polarquant;
+using namespace polarquant_test;
 
 TEST(BadConfigTest, NumKVHeads) {
   for (const int heads : {0, -1}) {

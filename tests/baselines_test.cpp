@@ -26,11 +26,7 @@
 namespace polarquant_baselines {
 namespace {
 
-using polarquant::Isa;
-using polarquant::Random;
-using polarquant::Rotation;
-using polarquant::RotationKind;
-using polarquant::RowMatrix;
+using namespace polarquant;
 
 std::vector<float> gaussian_vector(Random& random, std::size_t size) {
   std::vector<float> vector(size);

@@ -11,11 +11,8 @@
 
 namespace {
 
-using polarquant::CodeLayout;
-using polarquant::FloatType;
-using polarquant::PolarFormat;
-using polarquant::PolarShape;
-using polarquant_test::expect_invalid;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // Presets, joins, blocks, no bits, wide radii, odd sizes.
 std::vector<PolarFormat> formats() {

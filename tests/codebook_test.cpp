@@ -12,22 +12,8 @@
 
 namespace {
 
-using polarquant::AngleCodebook;
-using polarquant::AngleDistribution;
-using polarquant::cosine_moments;
-using polarquant::CosineMoments;
-using polarquant::Random;
-using polarquant_test::cell_moment;
-using polarquant_test::circular_distance;
-using polarquant_test::distortion;
-using polarquant_test::edges_of;
-using polarquant_test::expect_invalid;
-using polarquant_test::join_density;
-using polarquant_test::kPi;
-using polarquant_test::laws;
-using polarquant_test::Mean;
-using polarquant_test::samples_of_level;
-using polarquant_test::simpson;
+using namespace polarquant;
+using namespace polarquant_test;
 
 std::string name_of(const AngleDistribution& law, int bits) {
   return "a = " + std::to_string(law.a()) + ", b = " + std::to_string(law.b()) + ", " +

@@ -14,24 +14,8 @@
 
 namespace {
 
-using polarquant::Arithmetic;
-using polarquant::Codec;
-using polarquant::FloatType;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant::Rows;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::decode_rows;
-using polarquant_test::encode_rows;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::inner_product;
-using polarquant_test::make_rotation;
-using polarquant_test::norm_of;
-using polarquant_test::random_format;
-using polarquant_test::random_int;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // Some codes of a codec, in rows at a stride and in tiles, with queries and weights to go with
 // them.

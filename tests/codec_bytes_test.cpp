@@ -14,27 +14,8 @@
 
 namespace {
 
-using polarquant::Arithmetic;
-using polarquant::EncodeResult;
-using polarquant::FloatType;
-using polarquant::Isa;
-using polarquant::kTileTokens;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::RadiusMeaning;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant::Rows;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::available_isas;
-using polarquant_test::decode_rows;
-using polarquant_test::encode_rows;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::make_rotation;
-using polarquant_test::random_format;
-using polarquant_test::random_int;
-using polarquant_test::random_rotation;
+using namespace polarquant;
+using namespace polarquant_test;
 
 template <typename T>
 class CodecBytesOfTypeTest : public testing::Test {};

@@ -13,28 +13,8 @@
 
 namespace {
 
-using polarquant::EncodeFailure;
-using polarquant::EncodeResult;
-using polarquant::FloatType;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::RadiusMeaning;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant::Rows;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::decode_rows;
-using polarquant_test::Distortion;
-using polarquant_test::distortion_of;
-using polarquant_test::encode_rows;
-using polarquant_test::format_of;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::make_rotation;
-using polarquant_test::norm_of;
-using polarquant_test::random_format;
-using polarquant_test::random_rotation;
-using polarquant_test::with_meaning;
+using namespace polarquant;
+using namespace polarquant_test;
 
 template <typename T>
 class CodecExtremesOfTypeTest : public testing::Test {};

@@ -14,16 +14,8 @@
 
 namespace {
 
-using polarquant::CodecFormat;
-using polarquant::CodecSetting;
-using polarquant::FloatType;
-using polarquant::PolarFormat;
-using polarquant::RadiusMeaning;
-using polarquant_test::expect_invalid;
-using polarquant_test::format_of;
-using polarquant_test::plain_8bit;
-using polarquant_test::with_codebooks;
-using polarquant_test::with_meaning;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // ---- Not set ----
 

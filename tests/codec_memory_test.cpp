@@ -14,20 +14,8 @@
 
 namespace {
 
-using polarquant::FloatType;
-using polarquant::kTileTokens;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant::Rows;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::count_allocations;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::kRotations;
-using polarquant_test::make_rotation;
-using polarquant_test::random_format;
+using namespace polarquant;
+using namespace polarquant_test;
 
 template <typename T>
 class CodecMemoryOfTypeTest : public testing::Test {};

@@ -13,18 +13,12 @@
 
 namespace {
 
-using polarquant::AngleCodebook;
-using polarquant::AngleDistribution;
-using polarquant::CodebookSet;
-using polarquant::offline_codebooks;
-using polarquant::PolarFormat;
+using namespace polarquant;
 using polarquant::detail::AngleTable;
 using polarquant::detail::CodecTables;
 using polarquant::detail::kHalfPi;
 using polarquant::detail::kTwoPi;
-using polarquant_test::format_of;
-using polarquant_test::gaussian_vector;
-using polarquant_test::message_of;
+using namespace polarquant_test;
 
 // The index that the table gives to the direction `psi`.
 int table_index(const AngleTable& table, bool circular, double psi) {

@@ -18,28 +18,8 @@
 
 namespace {
 
-using polarquant::Arithmetic;
-using polarquant::Codec;
-using polarquant::CodecFormat;
-using polarquant::EncodeFailure;
-using polarquant::EncodeResult;
-using polarquant::make_codec;
-using polarquant::PolarFormat;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant::Rows;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::decode_rows;
-using polarquant_test::encode_rows;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::inner_product;
-using polarquant_test::kSanitized;
-using polarquant_test::make_rotation;
-using polarquant_test::norm_of;
-using polarquant_test::plain_8bit;
-using polarquant_test::random_format;
-using polarquant_test::random_rotation;
+using namespace polarquant;
+using namespace polarquant_test;
 
 template <typename T>
 class CodecTest : public testing::Test {};

@@ -13,33 +13,10 @@
 
 namespace {
 
-using polarquant::Arithmetic;
-using polarquant::FloatType;
-using polarquant::Isa;
-using polarquant::isa_is_available;
-using polarquant::isa_name;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::RotationKind;
-using polarquant::RowMatrix;
+using namespace polarquant;
 using polarquant::detail::choose_polar_kernels;
 using polarquant::detail::CodecTables;
-using polarquant_test::cache_with;
-using polarquant_test::CachePair;
-using polarquant_test::decode_rows;
-using polarquant_test::encode_rows;
-using polarquant_test::format_of;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::make_rotation;
-using polarquant_test::message_of;
-using polarquant_test::name_of;
-using polarquant_test::ScopedIsa;
-using polarquant_test::tile_config;
-using polarquant_test::tile_formats;
+using namespace polarquant_test;
 
 TEST(KernelsDispatchTest, AMissingIsaIsAnErrorOfTheCodec) {
   const Isa missing = isa_is_available(Isa::kAvx2) ? Isa::kNeon : Isa::kAvx2;

@@ -11,15 +11,10 @@
 
 namespace {
 
-using polarquant::CodecFormat;
-using polarquant::CodecSetting;
-using polarquant::FloatType;
-using polarquant::PolarFormat;
-using polarquant::Random;
+using namespace polarquant;
 using polarquant::detail::read_format;
 using polarquant::detail::SavedFormat;
-using polarquant_test::random_format;
-using polarquant_test::with_codebooks;
+using namespace polarquant_test;
 
 std::vector<std::uint64_t> numbers_of(const CodecFormat& format) {
   std::vector<std::uint64_t> numbers;

@@ -16,15 +16,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RowMatrix;
-using polarquant_test::CachePair;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::kSanitized;
-using polarquant_test::name_of;
-using polarquant_test::tile_config;
-using polarquant_test::tile_formats;
+using namespace polarquant;
+using namespace polarquant_test;
 
 using FixedSumsTest = polarquant_test::FixedTilesFixture;
 

@@ -16,20 +16,13 @@
 
 namespace {
 
-using polarquant::FloatType;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::Random;
-using polarquant::RotationKind;
+using namespace polarquant;
 using polarquant::detail::double_to_float_bits;
 using polarquant::detail::float16_to_float;
 using polarquant::detail::float_bits;
 using polarquant::detail::float_to_bfloat16;
 using polarquant::detail::float_to_float16;
-using polarquant_test::decode_rows;
-using polarquant_test::encode_rows;
-using polarquant_test::gaussian_vector;
-using polarquant_test::make_rotation;
+using namespace polarquant_test;
 
 class FlushToZero {
  public:

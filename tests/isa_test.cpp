@@ -9,12 +9,8 @@
 
 namespace {
 
-using polarquant::choose_isa;
-using polarquant::Isa;
-using polarquant::isa_is_available;
-using polarquant::isa_name;
-using polarquant_test::message_of;
-using polarquant_test::ScopedIsa;
+using namespace polarquant;
+using namespace polarquant_test;
 
 constexpr Isa kAllIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon};
 

@@ -13,17 +13,8 @@
 
 namespace {
 
-using polarquant::AngleCodebook;
-using polarquant::AngleDistribution;
-using polarquant::KMeansOptions;
-using polarquant::Random;
-using polarquant_test::circular_distance;
-using polarquant_test::distortion;
-using polarquant_test::expect_invalid;
-using polarquant_test::kPi;
-using polarquant_test::laws;
-using polarquant_test::Mean;
-using polarquant_test::samples_of_level;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // Mean squared distance of samples from their centroids.
 double objective(const std::vector<double>& samples, const std::vector<double>& centroids,

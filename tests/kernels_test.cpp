@@ -16,30 +16,8 @@
 
 namespace {
 
-using polarquant::Arithmetic;
-using polarquant::Isa;
-using polarquant::isa_is_available;
-using polarquant::isa_name;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant::RowMatrix;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::decode_rows;
-using polarquant_test::encode_rows;
-using polarquant_test::format_of;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::kRotations;
-using polarquant_test::make_rotation;
-using polarquant_test::norm_of;
-using polarquant_test::random_format;
-using polarquant_test::random_int;
-using polarquant_test::ScopedIsa;
+using namespace polarquant;
+using namespace polarquant_test;
 
 template <typename A>
 PolarCodec<A> codec_of(Isa isa, const PolarFormat& format, RotationKind kind) {

@@ -16,15 +16,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::attend_batch;
-using polarquant::BatchItem;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::RowMatrix;
-using polarquant_test::CacheCase;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::make_config;
-using polarquant_test::message_of;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // Sequences of unequal length, one of them empty, that share a codec.
 template <typename Case>

@@ -17,18 +17,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::Centering;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RowMatrix;
-using polarquant_test::attention_tolerance;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::make_cache;
-using polarquant_test::OptionsOf;
-using polarquant_test::plain_attention;
-using polarquant_test::PlainOptions;
-using polarquant_test::random_options;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // Rows with a mean of their own for each column, twice as long as what varies.
 template <typename T>

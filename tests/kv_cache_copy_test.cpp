@@ -17,18 +17,9 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::kTileTokens;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RotationKind;
-using polarquant::RowMatrix;
+using namespace polarquant;
 using polarquant::detail::kPageTokens;
-using polarquant_test::all_codes;
-using polarquant_test::CountingMemory;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::kSanitized;
-using polarquant_test::make_cache;
+using namespace polarquant_test;
 
 constexpr Index kPage = static_cast<Index>(kPageTokens);
 

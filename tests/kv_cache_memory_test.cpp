@@ -11,13 +11,8 @@
 
 namespace {
 
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RotationKind;
-using polarquant::RowMatrix;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::kSanitized;
+using namespace polarquant;
+using namespace polarquant_test;
 
 std::size_t resident_bytes() {
   std::ifstream file("/proc/self/statm");

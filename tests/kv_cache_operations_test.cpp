@@ -18,26 +18,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::Centering;
-using polarquant::CodecFormat;
-using polarquant::EncodeFailure;
-using polarquant::FloatType;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PartialAttention;
-using polarquant::PolarFormat;
-using polarquant::Random;
-using polarquant::RowMatrix;
-using polarquant_test::CacheCase;
-using polarquant_test::kSanitized;
-using polarquant_test::OptionsOf;
-using polarquant_test::plain_attention;
-using polarquant_test::PlainCache;
-using polarquant_test::PlainOptions;
-using polarquant_test::random_int;
-using polarquant_test::random_options;
-using polarquant_test::random_queries;
-using polarquant_test::TokenRows;
+using namespace polarquant;
+using namespace polarquant_test;
 
 CodecFormat random_side(Random& random, polarquant_test::PolarFamily) {
   static const CodecFormat formats[] = {

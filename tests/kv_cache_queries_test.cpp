@@ -11,14 +11,8 @@
 
 namespace {
 
-using polarquant::Arithmetic;
-using polarquant::KVCache;
-using polarquant::Part;
-using polarquant::RowMatrix;
-using polarquant::Rows;
-using polarquant_test::make_config;
-using polarquant_test::message_of;
-using polarquant_test::random_queries;
+using namespace polarquant;
+using namespace polarquant_test;
 
 Rows<float> rows_of(RowMatrix<float>& matrix) {
   return {matrix.data(), matrix.rows(), matrix.cols()};

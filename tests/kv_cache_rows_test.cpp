@@ -12,16 +12,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::KVCache;
-using polarquant::RowMatrix;
-using polarquant::Rows;
-using polarquant_test::all_codes;
-using polarquant_test::count_allocations;
-using polarquant_test::GuardedBytes;
-using polarquant_test::make_cache;
-using polarquant_test::make_config;
-using polarquant_test::random_queries;
-using polarquant_test::TokenRows;
+using namespace polarquant;
+using namespace polarquant_test;
 
 template <typename Case>
 class KVCacheRowsTest : public testing::Test {};

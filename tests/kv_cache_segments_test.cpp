@@ -19,23 +19,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::Centering;
-using polarquant::FloatType;
-using polarquant::kTileTokens;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RowMatrix;
-using polarquant_test::attention_tolerance;
-using polarquant_test::CacheState;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::make_cache;
-using polarquant_test::message_of;
-using polarquant_test::plain_attention;
-using polarquant_test::random_queries;
-using polarquant_test::segments_config;
-using polarquant_test::state_of;
-using polarquant_test::TokenRows;
+using namespace polarquant;
+using namespace polarquant_test;
 
 constexpr std::size_t kTile = kTileTokens;
 

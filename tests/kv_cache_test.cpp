@@ -15,18 +15,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RowMatrix;
-using polarquant_test::all_codes;
-using polarquant_test::filled_cache;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::GuardedBytes;
-using polarquant_test::make_cache;
-using polarquant_test::make_config;
-using polarquant_test::random_queries;
-using polarquant_test::TokenRows;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // ---- The README's first example, statement for statement ----
 

@@ -9,15 +9,8 @@
 
 namespace {
 
-using polarquant::CodecFormat;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RowMatrix;
-using polarquant_test::attention_tolerance;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::kSanitized;
-using polarquant_test::plain_attention;
+using namespace polarquant;
+using namespace polarquant_test;
 
 void expect_attention_over_decoded(const CodecFormat& keys, const CodecFormat& values) {
   KVCacheConfig config;

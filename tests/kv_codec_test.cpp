@@ -15,15 +15,8 @@
 
 namespace {
 
-using polarquant::CodecFormat;
-using polarquant::KVCacheConfig;
-using polarquant::KVCodec;
-using polarquant::PolarFormat;
-using polarquant::RotationKind;
-using polarquant_test::config_with;
-using polarquant_test::encode_rows;
-using polarquant_test::gaussian_vector;
-using polarquant_test::paper_64;
+using namespace polarquant;
+using namespace polarquant_test;
 
 TEST(KVCodecTest, KeysAndValuesOfEqualWidthShareTheRotation) {
   KVCacheConfig config = config_with(PolarFormat::paper(64), PolarFormat::full_depth(64, 3.25));

@@ -13,24 +13,8 @@
 
 namespace {
 
-using polarquant::Centering;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::load;
-using polarquant::read_saved_info;
-using polarquant_test::Bytes;
-using polarquant_test::CountingMemory;
-using polarquant_test::filled_cache;
-using polarquant_test::forge;
-using polarquant_test::forge_number;
-using polarquant_test::loading_error;
-using polarquant_test::make_cache;
-using polarquant_test::make_config;
-using polarquant_test::message_of;
-using polarquant_test::number_at;
-using polarquant_test::PipeBuffer;
-using polarquant_test::saved;
-using polarquant_test::section_at;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // With sinks, codes, recent tokens, means and a hole.
 KVCache<float> cache_with_everything() {

@@ -14,18 +14,8 @@
 
 namespace {
 
-using polarquant::Centering;
-using polarquant::CodecFormat;
-using polarquant::FloatType;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RotationKind;
-using polarquant_test::Bytes;
-using polarquant_test::format_of;
-using polarquant_test::SavedFile;
-using polarquant_test::SavedStep;
-using polarquant_test::with_meaning;
+using namespace polarquant;
+using namespace polarquant_test;
 
 const std::string kFolder = POLARQUANT_SOURCE_DIR "/tests/saved/version_1/";
 

@@ -15,20 +15,8 @@
 
 namespace {
 
-using polarquant::CodebookSet;
-using polarquant::offline_codebooks;
-using polarquant::online_codebooks;
-using polarquant::OnlineCodebookOptions;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::RadiusMeaning;
-using polarquant::Rotation;
-using polarquant::RotationKind;
-using polarquant_test::distortion_of;
-using polarquant_test::expect_invalid;
-using polarquant_test::gaussian_vector;
-using polarquant_test::make_rotation;
-using polarquant_test::with_codebooks;
+using namespace polarquant;
+using namespace polarquant_test;
 
 PolarFormat full_format(int head_dim, double bits) {
   PolarFormat format = PolarFormat::full_depth(head_dim, bits);

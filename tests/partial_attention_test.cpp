@@ -18,24 +18,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::Centering;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::OnlineSoftmax;
-using polarquant::Part;
-using polarquant::PartialAttention;
-using polarquant::PolarFormat;
-using polarquant::Random;
-using polarquant::RowMatrix;
-using polarquant::TokenRange;
-using polarquant_test::attention_tolerance;
-using polarquant_test::message_of;
-using polarquant_test::OptionsOf;
-using polarquant_test::plain_attention;
-using polarquant_test::PlainOptions;
-using polarquant_test::random_int;
-using polarquant_test::random_options;
-using polarquant_test::random_queries;
+using namespace polarquant;
+using namespace polarquant_test;
 
 constexpr Index kNumTokens = 700;
 

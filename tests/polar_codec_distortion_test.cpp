@@ -15,30 +15,8 @@
 
 namespace {
 
-using polarquant::EncodeResult;
-using polarquant::FloatType;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::RadiusMeaning;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant_test::decode_rows;
-using polarquant_test::Distortion;
-using polarquant_test::encode_rows;
-using polarquant_test::format_of;
-using polarquant_test::gaussian_distortion;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::inner_product;
-using polarquant_test::kSanitized;
-using polarquant_test::make_rotation;
-using polarquant_test::Mean;
-using polarquant_test::norm_of;
-using polarquant_test::radius_rounding_mse;
-using polarquant_test::random_format;
-using polarquant_test::random_int;
-using polarquant_test::random_rotation;
-using polarquant_test::with_meaning;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // ---- Distortion: exact formulas, from both sides ----
 

@@ -16,19 +16,8 @@
 
 namespace {
 
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::RadiusMeaning;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant_test::add_distortion;
-using polarquant_test::Distortion;
-using polarquant_test::gaussian_vector;
-using polarquant_test::kSanitized;
-using polarquant_test::make_rotation;
-using polarquant_test::Mean;
-using polarquant_test::random_int;
-using polarquant_test::with_meaning;
+using namespace polarquant;
+using namespace polarquant_test;
 
 enum class Sparsity { kOneHot, kTwoHot, kAdjacentPair, kOutlierChannels };
 

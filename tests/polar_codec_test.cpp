@@ -17,28 +17,8 @@
 
 namespace {
 
-using polarquant::Arithmetic;
-using polarquant::CodecFormat;
-using polarquant::CodecSetup;
-using polarquant::CodeLayout;
-using polarquant::FloatType;
-using polarquant::Isa;
-using polarquant::make_codec;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::PolarShape;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant_test::decode_rows;
-using polarquant_test::encode_rows;
-using polarquant_test::expect_invalid;
-using polarquant_test::format_of;
-using polarquant_test::gaussian_vector;
-using polarquant_test::make_rotation;
-using polarquant_test::norm_of;
-using polarquant_test::random_format;
-using polarquant_test::random_rotation;
-using polarquant_test::with_codebooks;
+using namespace polarquant;
+using namespace polarquant_test;
 
 TEST(PolarCodecTest, UncompressedFloat32IsExact) {
   const PolarCodec<float> codec(PolarFormat::uncompressed(80, FloatType::kFloat32),

@@ -12,19 +12,8 @@
 
 namespace {
 
-using polarquant::AngleCodebook;
-using polarquant::AngleDistribution;
-using polarquant::CodebookSet;
-using polarquant::cosine_moments;
-using polarquant::CosineMoments;
-using polarquant::offline_codebooks;
-using polarquant::PolarFormat;
-using polarquant::PolarShape;
-using polarquant::RadiusMeaning;
-using polarquant_test::Distortion;
-using polarquant_test::format_of;
-using polarquant_test::Mean;
-using polarquant_test::with_meaning;
+using namespace polarquant;
+using namespace polarquant_test;
 
 PolarFormat norm_format(int head_dim, const std::vector<int>& level_bits) {
   return with_meaning(format_of(head_dim, level_bits), RadiusMeaning::kNorm);

@@ -18,19 +18,8 @@
 
 namespace {
 
-using polarquant::AngleCodebook;
-using polarquant::AngleDistribution;
-using polarquant::CodebookSet;
-using polarquant::cosine_moments;
-using polarquant::CosineMoments;
-using polarquant::FloatType;
-using polarquant::offline_codebooks;
-using polarquant::PolarFormat;
-using polarquant::RadiusMeaning;
-using polarquant_test::expect_invalid;
-using polarquant_test::format_of;
-using polarquant_test::with_codebooks;
-using polarquant_test::with_meaning;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // Sizes -------------------------------------------------------------------------------------------
 

@@ -13,12 +13,8 @@
 
 namespace {
 
-using polarquant::from_polar;
-using polarquant::PolarShape;
-using polarquant::to_polar;
-using polarquant_test::expect_invalid;
-using polarquant_test::gaussian_vector;
-using polarquant_test::kPi;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // Every depth of every kind of width.
 std::vector<PolarShape> shapes() {

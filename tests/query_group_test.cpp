@@ -17,18 +17,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::CodecFormat;
-using polarquant::FloatType;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::Random;
-using polarquant::RotationKind;
-using polarquant::RowMatrix;
-using polarquant_test::AccumulatorOf;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::random_format;
-using polarquant_test::random_queries;
+using namespace polarquant;
+using namespace polarquant_test;
 
 KVCacheConfig config_of(const CodecFormat& keys, const CodecFormat& values, int num_kv_heads = 1,
                         int group_size = 1, RotationKind rotation = RotationKind::kHaar) {

@@ -15,11 +15,8 @@
 
 namespace {
 
-using polarquant::Rotation;
-using polarquant::RotationKind;
-using polarquant_test::expect_invalid;
-using polarquant_test::gaussian_vector;
-using polarquant_test::Mean;
+using namespace polarquant;
+using namespace polarquant_test;
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 // S, row by row, from the images of the unit vectors.

@@ -15,19 +15,8 @@
 
 namespace {
 
-using polarquant::Centering;
-using polarquant::FloatType;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::read_saved_info;
-using polarquant::RotationKind;
-using polarquant_test::Bytes;
-using polarquant_test::filled_cache;
-using polarquant_test::loading_error;
-using polarquant_test::make_config;
-using polarquant_test::plain_8bit;
-using polarquant_test::saved;
+using namespace polarquant;
+using namespace polarquant_test;
 
 // 3.5 bits of keys, so that the formats' names are told apart from those of make_config().
 KVCacheConfig config_of() {

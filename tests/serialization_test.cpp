@@ -22,31 +22,9 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::Arithmetic;
-using polarquant::Centering;
-using polarquant::FloatType;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::load;
-using polarquant::PolarFormat;
-using polarquant::RotationKind;
-using polarquant::save;
-using polarquant::saved_bytes;
+using namespace polarquant;
 using polarquant::detail::kPageTokens;
-using polarquant_test::all_codes;
-using polarquant_test::append_random;
-using polarquant_test::Bytes;
-using polarquant_test::CountingMemory;
-using polarquant_test::file_bytes;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::loaded;
-using polarquant_test::loading_error;
-using polarquant_test::make_cache;
-using polarquant_test::message_of;
-using polarquant_test::PipeBuffer;
-using polarquant_test::saved;
-using polarquant_test::segments_config;
-using polarquant_test::state_of;
+using namespace polarquant_test;
 
 template <typename Family>
 class SerializationTest : public testing::Test {

@@ -15,18 +15,8 @@
 
 namespace {
 
-using polarquant::Centering;
-using polarquant::CodecFormat;
-using polarquant::Isa;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarFormat;
-using polarquant::RotationKind;
-using polarquant_test::config_with;
-using polarquant_test::message_of;
-using polarquant_test::paper_64;
-using polarquant_test::random_int;
-using polarquant_test::ScopedIsa;
+using namespace polarquant;
+using namespace polarquant_test;
 
 TEST(KVCacheConfigTest, AFormatIsToBeAskedFor) {
   KVCacheConfig config;

@@ -16,25 +16,8 @@
 namespace {
 
 using Eigen::Index;
-using polarquant::Arithmetic;
-using polarquant::Isa;
-using polarquant::isa_is_available;
-using polarquant::isa_name;
-using polarquant::KVCache;
-using polarquant::KVCacheConfig;
-using polarquant::PolarCodec;
-using polarquant::PolarFormat;
-using polarquant::RotationKind;
-using polarquant::RowMatrix;
-using polarquant_test::gaussian_matrix;
-using polarquant_test::gaussian_vector;
-using polarquant_test::GuardedBytes;
-using polarquant_test::kSanitized;
-using polarquant_test::make_rotation;
-using polarquant_test::name_of;
-using polarquant_test::norm_of;
-using polarquant_test::tile_config;
-using polarquant_test::tile_formats;
+using namespace polarquant;
+using namespace polarquant_test;
 
 struct Kind {
   Isa isa;

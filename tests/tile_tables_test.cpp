@@ -13,14 +13,9 @@
 
 namespace {
 
-using polarquant::AngleCodebook;
-using polarquant::CodebookSet;
-using polarquant::CodeLayout;
-using polarquant::FloatType;
-using polarquant::PolarFormat;
-using polarquant::PolarShape;
+using namespace polarquant;
 using polarquant::detail::TileTables;
-using polarquant_test::format_of;
+using namespace polarquant_test;
 
 TileTables tables_of(const PolarFormat& format) {
   return TileTables(format, CodeLayout(format), offline_codebooks(format));

@@ -13,13 +13,10 @@
 
 namespace {
 
-using polarquant::kTileTokens;
-using polarquant::read_tile_slot;
-using polarquant::tile_bytes;
-using polarquant::write_tile_slot;
+using namespace polarquant;
 using polarquant::detail::read_tile_rows;
 using polarquant::detail::write_tile_rows;
-using polarquant_test::GuardedBytes;
+using namespace polarquant_test;
 
 // Where byte `byte` of vector `slot` lies in a tile: the table of docs/format.md.
 std::size_t tile_position(std::size_t num_bytes, std::size_t slot, std::size_t byte) {
