@@ -103,7 +103,9 @@ TYPED_TEST(AttentionTilesTest, IsThatOfACacheBitForBitInOneRun) {
                                Rows<Result>(output.data(), count, 144), this->scratch_.data());
                 }),
                 0u);
-      if (count > 0) EXPECT_EQ(output, expected.middleCols(head * 144, 144));
+      if (count > 0) {
+        EXPECT_EQ(output, expected.middleCols(head * 144, 144));
+      }
     }
   }
 }
