@@ -303,10 +303,9 @@ void QueryGroup<A, Tokens>::scores(const GroupQueries<T>& queries, TokenRange ra
         const A* const from = work_.weights + row * kPageTokens;
         A* const to = scores.row(state.query * num_query_heads + state.head) + token;
         const A shift = are_codes ? state.shift : A(0);
-        for (std::size_t i = asked.begin; i < asked.end; ++i) {
-          // Fixed point knows no NaN: it is said here.
-          to[i] = state.is_finite ? from[i] + shift : kNaN;
-        }
+        for (std::size_t i = asked.begin; i < asked.end; ++i) to[i] = from[i] + shift;
+        // Fixed point knows no NaN: it is said here.
+        if (!state.is_finite) std::fill(to + asked.begin, to + asked.end, kNaN);
         tokens_.removed->for_each_within(token, count, [&](std::size_t begin, std::size_t size) {
           for (std::size_t i = (std::max)(begin, asked.begin);
                i < (std::min)(begin + size, asked.end); ++i) {

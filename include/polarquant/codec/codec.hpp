@@ -130,7 +130,7 @@ class Codec {
 
   // <query, decode(code)>, without decoding.
   A dot(const A* prepared, const std::byte* code, std::byte* scratch) const noexcept {
-    return dot_code(prepared, code, Scratch(*this, scratch).family);
+    return dot_code(prepared, code, scratch);
   }
 
   // The same for every query, [prepared.count] rows of prepared_size(), and every code:
@@ -170,7 +170,7 @@ class Codec {
   EncodeResult encode_tile(Rows<const A> rows, std::size_t first_slot, std::byte* tile,
                            std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(first_slot + rows.count <= kTileTokens);
-    return encode_slots(rows, first_slot, tile, Scratch(*this, scratch).family);
+    return encode_slots(rows, first_slot, tile, scratch);
   }
   template <typename T>
   EncodeResult encode_tile(Rows<const T> rows, std::size_t first_slot, std::byte* tile,
@@ -184,7 +184,7 @@ class Codec {
   // Decodes the first rows.count slots of a tile to rows [rows.count, head_dim].
   void decode_tile(const std::byte* tile, Rows<A> rows, std::byte* scratch) const noexcept {
     POLARQUANT_DCHECK(rows.count <= kTileTokens);
-    decode_slots(tile, rows, Scratch(*this, scratch).family);
+    decode_slots(tile, rows, scratch);
   }
 
   // scores.row(i)[j] = <query i, vector j of the tiles>, i < prepared.count, j < num_tiles *
@@ -198,11 +198,10 @@ class Codec {
     POLARQUANT_DCHECK(prepared.count == scores.count);
     POLARQUANT_DCHECK(is_tile_place(tiles) && "tiles must be aligned to 64 bytes");
     POLARQUANT_DCHECK(detail::is_aligned(prepared.data) && detail::is_aligned(scores.data));
-    const Scratch work(*this, scratch);
     for_each_run(num_tiles, [&](std::size_t tile, std::size_t count) {
       const std::byte* const run = tiles + tile * tile_bytes();
       score_run(prepared, run, count, scores.block(0, scores.count, tile * kTileTokens),
-                tile + count < num_tiles ? run + count * tile_bytes() : next, work.family);
+                tile + count < num_tiles ? run + count * tile_bytes() : next, scratch);
     });
   }
 
@@ -219,11 +218,10 @@ class Codec {
     POLARQUANT_DCHECK(weights.count == sums.count);
     POLARQUANT_DCHECK(is_tile_place(tiles) && "tiles must be aligned to 64 bytes");
     POLARQUANT_DCHECK(detail::is_aligned(weights.data) && detail::is_aligned(sums.data));
-    const Scratch work(*this, scratch);
     for_each_run(num_tiles, [&](std::size_t tile, std::size_t count) {
       const std::byte* const run = tiles + tile * tile_bytes();
       accumulate_run(weights.block(0, weights.count, tile * kTileTokens), run, count, sums,
-                     tile + count < num_tiles ? run + count * tile_bytes() : next, work.family);
+                     tile + count < num_tiles ? run + count * tile_bytes() : next, scratch);
     });
   }
 
@@ -268,8 +266,8 @@ class Codec {
   }
 
   // ---- What a family implements ----
-  // Arguments as in the public calls; `scratch` has Sizes::scratch_bytes bytes; a run has at most
-  // kRunTiles tiles.
+  // Arguments as in the public calls; `scratch` has Sizes::scratch_bytes bytes, aligned; a run has
+  // at most kRunTiles tiles.
 
   virtual EncodeResult encode_slots(Rows<const A> rows, std::size_t first_slot, std::byte* tile,
                                     std::byte* scratch) const noexcept = 0;
@@ -301,9 +299,9 @@ class Codec {
   struct Scratch {
     Scratch(const Codec& codec, std::byte* base) {
       detail::ScratchArena arena(base);
+      family = arena.template take<std::byte>(codec.family_scratch_bytes_);
       given = arena.template take<A>(codec.head_dim_);
       rotated = arena.template take<A>(codec.head_dim_);
-      family = arena.template take<std::byte>(codec.family_scratch_bytes_);
       codes = arena.template take<std::byte>(kBatchTokens * codec.bytes_per_vector_);
       rows = arena.template take<A>(kTileTokens * codec.head_dim_);
       weights = arena.template take<A>(kSharedRows * kBatchTokens);
@@ -311,9 +309,9 @@ class Codec {
       num_bytes = arena.used();
     }
 
+    std::byte* family;  // Sizes::scratch_bytes; the first, so that it is the scratch itself
     A* given;           // [head_dim]
     A* rotated;         // [head_dim]
-    std::byte* family;  // Sizes::scratch_bytes
     std::byte* codes;   // tiles of kBatchTokens vectors
     A* rows;            // [kTileTokens, head_dim]
     A* weights;         // [kSharedRows, kBatchTokens], or scores
