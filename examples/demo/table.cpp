@@ -120,7 +120,7 @@ void print_reading(const Sample& sample, const Evaluation& evaluation) {
         mse.add(ratio);
       }
     }
-    if (!std::isnan(row.time.fixed_point)) {
+    if (!std::isnan(row.time.exact)) {
       exact.add(row.time.exact / row.time.float16);
       fixed_point.add(row.time.fixed_point / row.time.float16);
     }

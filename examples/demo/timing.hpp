@@ -14,8 +14,8 @@ namespace polarquant_demo {
 // Nanoseconds per cached token and KV head of one `attend` call with one query token: all query
 // heads of the KV head's group are served.
 struct AttendTime {
-  double exact = 0.0;
-  double fixed_point = 0.0;  // the same codes with Arithmetic::kFixedPoint
+  double fixed_point = 0.0;  // by default: Arithmetic::kFixedPoint
+  double exact = 0.0;        // the same codes with Arithmetic::kExact
   double float16 = 0.0;
 };
 
@@ -60,7 +60,7 @@ AttendTime time_attend(const Cache& exact, const Cache& fixed_point, const Float
   }
   const double scale =
       1e9 / (static_cast<double>(exact.num_tokens()) * static_cast<double>(shape.num_kv_heads));
-  return {scale * median(seconds[0]), scale * median(seconds[1]), scale * median(seconds[2])};
+  return {scale * median(seconds[1]), scale * median(seconds[0]), scale * median(seconds[2])};
 }
 
 }  // namespace polarquant_demo
