@@ -17,9 +17,7 @@ using polarquant::detail::SavedFormat;
 using namespace polarquant_test;
 
 std::vector<std::uint64_t> numbers_of(const CodecFormat& format) {
-  std::vector<std::uint64_t> numbers;
-  for (const CodecSetting& setting : format.model().settings()) numbers.push_back(setting.value);
-  return numbers;
+  return format.model().settings();
 }
 
 TEST(FamiliesTest, APolarFormatIsReadFromItsSettings) {

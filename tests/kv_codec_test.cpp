@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -160,7 +161,7 @@ TEST(KVCodecTest, AFamilyWithoutACodecForATypeIsRefused) {
     double expected_relative_mse() const override { return 1.0; }
     std::string description() const override { return "no codes"; }
     std::string problem() const override { return {}; }
-    std::vector<polarquant::CodecSetting> settings() const override { return {}; }
+    std::vector<std::uint64_t> settings() const override { return {}; }
   };
   const CodecFormat format(std::make_shared<const NoCodec>());
   const KVCacheConfig config = config_with(format, format);

@@ -28,10 +28,10 @@ CodecFormat with_online_codebooks(PolarFormat format, int first_row, bool is_rou
       format, rotation, {rows.data(), rows.rows(), rows.cols()}));
   for (std::vector<polarquant::AngleCodebook>* const set :
        {&codebooks->levels, &codebooks->joins}) {
+    if (!is_rounded) break;
     for (polarquant::AngleCodebook& codebook : *set) {
       std::vector<double> centroids = codebook.centroids();
       for (double& c : centroids) c = std::round(c * 0x1p20) * 0x1p-20;
-      if (!is_rounded) continue;
       codebook = polarquant::AngleCodebook::from_centroids(centroids, codebook.is_circular());
     }
   }

@@ -35,8 +35,8 @@ class Plain8BitModel final : public polarquant::FormatModel {
     if (head_dim_ >= 2 && head_dim_ <= 1024 && head_dim_ % 2 == 0) return {};
     return "plain 8 bits: head_dim is " + text();
   }
-  std::vector<polarquant::CodecSetting> settings() const override {
-    return {{"head_dim", static_cast<std::uint64_t>(head_dim_)}};
+  std::vector<std::uint64_t> settings() const override {
+    return {static_cast<std::uint64_t>(head_dim_)};
   }
 
   std::shared_ptr<const polarquant::Codec<float>> make_float(

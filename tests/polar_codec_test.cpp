@@ -266,7 +266,7 @@ class NoCodecs final : public polarquant::FormatModel {
   double expected_relative_mse() const override { return 1.0; }
   std::string description() const override { return "a format without codecs"; }
   std::string problem() const override { return {}; }
-  std::vector<polarquant::CodecSetting> settings() const override { return {}; }
+  std::vector<std::uint64_t> settings() const override { return {}; }
 };
 
 TEST(MakeCodecTest, AFamilyWithoutACodecOfThisTypeIsAnErrorThatNamesBoth) {

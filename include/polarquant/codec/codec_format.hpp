@@ -1,7 +1,6 @@
 // The format of a side of a cache, whatever family of codes it belongs to.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,12 +20,6 @@ POLARQUANT_BEGIN_NAMESPACE
 
 template <typename A>
 class Codec;
-
-// One number that a saved cache and the cache it is loaded into must agree on.
-struct CodecSetting {
-  std::string name;
-  std::uint64_t value = 0;
-};
 
 // What a codec is built from beside its format.
 struct CodecSetup {
@@ -62,17 +55,12 @@ class FormatModel {
   // The first rule that is broken, with the value that breaks it; empty if all hold.
   virtual std::string problem() const = 0;
 
-  // What a saved file says of the format, always as many numbers, which decide its codes.
-  virtual std::vector<CodecSetting> settings() const = 0;
+  // What a saved file says of the format, always as many numbers, which decide its codes: a saved
+  // cache and the cache it is loaded into must agree on all of them.
+  virtual std::vector<std::uint64_t> settings() const = 0;
 
   // Whether a format of the same family has the same codes.
-  virtual bool equals(const FormatModel& other) const {
-    const std::vector<CodecSetting> own = settings();
-    const std::vector<CodecSetting> others = other.settings();
-    return std::equal(
-        own.begin(), own.end(), others.begin(), others.end(),
-        [](const CodecSetting& x, const CodecSetting& y) { return x.value == y.value; });
-  }
+  virtual bool equals(const FormatModel& other) const { return settings() == other.settings(); }
 
   // The library's own format that this is a model of, if it is one.
   virtual const PolarFormat* polar() const { return nullptr; }

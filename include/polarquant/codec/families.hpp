@@ -85,7 +85,7 @@ inline SavedFormat read_format(const std::string& family,
   if (family != kFirstFamily) return {{}, "a format of the family \"" + family + "\""};
   if (!read_polar_settings(numbers, polar)) return {{}, family + " with wrong settings"};
   const CodecFormat format = polar;
-  const bool is_offline = format.model().settings().back().value == numbers.back();
+  const bool is_offline = format.model().settings().back() == numbers.back();
   if (is_offline) return {format, format.description()};
   return {{}, format.description() + ", given codebooks"};
 }

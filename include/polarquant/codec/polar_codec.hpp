@@ -67,26 +67,25 @@ class PolarModel final : public FormatModel {
            (format.codebooks == nullptr ? "" : ", given codebooks");
   }
 
-  std::vector<CodecSetting> settings() const override {
-    std::vector<CodecSetting> result;
-    const auto number = [&result](std::string name, auto value) {
-      result.push_back({std::move(name), static_cast<std::uint64_t>(value)});
+  // Width, depth, type and meaning of the radii, the bits of every level and of every join, and a
+  // checksum of the codebooks.
+  std::vector<std::uint64_t> settings() const override {
+    std::vector<std::uint64_t> result;
+    const auto number = [&result](auto value) {
+      result.push_back(static_cast<std::uint64_t>(value));
     };
     const int num_joins = format.is_uncompressed() ? 0 : format.shape().num_joins();
-    number("head_dim", format.head_dim);
-    number("levels", format.levels);
-    number("radius_type", format.radius_type);
-    number("radius_meaning",
-           format.is_uncompressed() ? RadiusMeaning::kNorm : format.radius_meaning);
+    number(format.head_dim);
+    number(format.levels);
+    number(format.radius_type);
+    number(format.is_uncompressed() ? RadiusMeaning::kNorm : format.radius_meaning);
     for (int i = 0; i < PolarFormat::kMaxLevels; ++i) {
-      number("bits of level " + std::to_string(i + 1),
-             i < format.levels ? format.level_bits[static_cast<std::size_t>(i)] : 0);
+      number(i < format.levels ? format.level_bits[static_cast<std::size_t>(i)] : 0);
     }
     for (int i = 0; i < PolarFormat::kMaxJoins; ++i) {
-      number("bits of join " + std::to_string(i),
-             i < num_joins ? format.join_bits[static_cast<std::size_t>(i)] : 0);
+      number(i < num_joins ? format.join_bits[static_cast<std::size_t>(i)] : 0);
     }
-    number("checksum of the codebooks", codebook_checksum());
+    number(codebook_checksum());
     return result;
   }
 

@@ -2,10 +2,14 @@
 // cache").
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "polarquant/base/error.hpp"
@@ -84,17 +88,26 @@ SavedSettings settings_of(const KVStorage<A>& storage) {
     saved.rotation_kind = static_cast<std::uint64_t>(codec.rotation().kind());
     saved.rotation_seed = is_rotated ? codec.rotation().seed() : 0;
     saved.rotation_checksum = codec.rotation().checksum();
-    for (const CodecSetting& setting : codec.format().model().settings()) {
-      saved.numbers.push_back(setting.value);
-    }
+    saved.numbers = codec.format().model().settings();
   }
   return settings;
 }
 
 // ---- Version 2: the sections CONF, KEYS and VALS ----
 
-inline constexpr std::size_t kConfNumbers = 8;
-inline constexpr std::size_t kSideNumbers = 4;  // before the family's own
+// Pointers to the numbers of CONF, in their order, of const or other settings.
+template <typename Settings>
+auto conf_numbers(Settings& settings) {
+  return std::array{&settings.num_kv_heads,      &settings.num_sink_tokens,
+                    &settings.num_recent_tokens, &settings.exact_type,
+                    &settings.centering,         &settings.num_centering_tokens,
+                    &settings.calibration,       &settings.centered_sides};
+}
+
+inline constexpr std::size_t kConfNumbers =
+    std::tuple_size_v<decltype(conf_numbers(std::declval<SavedSettings&>()))>;
+inline constexpr std::size_t kConfNumbers1 = 6;  // the first of them, in version 1
+inline constexpr std::size_t kSideNumbers = 4;   // before the family's own
 inline constexpr const char* kSideSections[] = {"KEYS", "VALS"};
 inline constexpr std::uint64_t kMaxFamilyNumbers = 1000;
 
@@ -108,12 +121,7 @@ inline std::uint64_t settings_bytes(const SavedSettings& settings) {
 
 inline void write_settings(const SavedSettings& settings, SectionWriter& writer) {
   writer.begin("CONF", 8 * kConfNumbers);
-  for (const std::uint64_t number :
-       {settings.num_kv_heads, settings.num_sink_tokens, settings.num_recent_tokens,
-        settings.exact_type, settings.centering, settings.num_centering_tokens,
-        settings.calibration, settings.centered_sides}) {
-    writer.number(number);
-  }
+  for (const std::uint64_t* const number : conf_numbers(settings)) writer.number(*number);
   writer.end();
   for (const Side which : kSides) {
     const SavedSide& side = settings.sides[static_cast<std::size_t>(which)];
@@ -135,12 +143,7 @@ inline void write_settings(const SavedSettings& settings, SectionWriter& writer)
 inline SavedSettings read_settings_2(SectionReader& reader) {
   SavedSettings settings;
   reader.begin("CONF", 8 * kConfNumbers);
-  for (std::uint64_t* const number :
-       {&settings.num_kv_heads, &settings.num_sink_tokens, &settings.num_recent_tokens,
-        &settings.exact_type, &settings.centering, &settings.num_centering_tokens,
-        &settings.calibration, &settings.centered_sides}) {
-    *number = reader.number();
-  }
+  for (std::uint64_t* const number : conf_numbers(settings)) *number = reader.number();
   reader.end();
   for (const Side which : kSides) {
     SavedSide& side = settings.sides[static_cast<std::size_t>(which)];
@@ -168,12 +171,9 @@ inline SavedSettings read_settings_2(SectionReader& reader) {
 inline SavedSettings read_settings_1(SectionReader& reader) {
   constexpr std::size_t kFamilyNumbers = 22;  // and one more behind the rotation
   SavedSettings settings;
-  reader.begin("CONF", 8 * (6 + 2 * (kFamilyNumbers + 4)));
-  for (std::uint64_t* const number :
-       {&settings.num_kv_heads, &settings.num_sink_tokens, &settings.num_recent_tokens,
-        &settings.exact_type, &settings.centering, &settings.num_centering_tokens}) {
-    *number = reader.number();
-  }
+  reader.begin("CONF", 8 * (kConfNumbers1 + 2 * (kFamilyNumbers + 4)));
+  const auto numbers = conf_numbers(settings);
+  for (std::size_t i = 0; i < kConfNumbers1; ++i) *numbers[i] = reader.number();
   for (SavedSide& side : settings.sides) {
     side.family = kFirstFamily;
     side.numbers.resize(kFamilyNumbers + 1);

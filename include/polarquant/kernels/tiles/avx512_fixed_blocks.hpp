@@ -51,7 +51,7 @@ POLARQUANT_AVX512_INLINE __m512i times(__m512i a, __m512i b) { return _mm512_mul
 // Weights of blocks, one radius: the trees of a run from the root down to the blocks. weights:
 // [num_blocks, run.count]; radii: [run.count, kTileTokens].
 POLARQUANT_AVX512_INLINE void weigh_blocks_from_root(const TileTables& tile_tables,
-                                                     const TileRun& run, Lanes* weights,
+                                                     const WordRun& run, Lanes* weights,
                                                      float* radii) {
   for (std::size_t n = 0; n < run.count; ++n) {
     const std::byte* const tile = run.tiles + n * run.tile_size;
@@ -147,7 +147,7 @@ POLARQUANT_AVX512_INLINE void weigh_blocks_by_radii(const TileTables& tile_table
 }
 
 // weights: [num_blocks, run.count]; radii: [run.count, kTileTokens], the norms of the vectors.
-POLARQUANT_AVX512_INLINE void weigh_blocks_fixed(const CodecTables& tables, const TileRun& run,
+POLARQUANT_AVX512_INLINE void weigh_blocks_fixed(const CodecTables& tables, const WordRun& run,
                                                  Lanes* weights, float* radii) {
   if (tables.num_radii() == 1) {
     weigh_blocks_from_root(tables.tile_tables, run, weights, radii);
@@ -212,7 +212,7 @@ POLARQUANT_AVX512_INLINE void expand_block(const FixedLevels& levels, const __m5
 
 // Decodes a block of a run: out[16 n + i] = coordinate i. weights: [run.count], its own.
 POLARQUANT_TARGET_AVX512_TILES inline void expand_blocks(const TileTables& tile_tables,
-                                                         const TileRun& run, std::size_t block,
+                                                         const WordRun& run, std::size_t block,
                                                          const Lanes* weights, Lanes* out) {
   const BlockPlaces places = places_of(tile_tables, block);
   const FixedLevels levels = load_fixed_levels(tile_tables);
@@ -231,7 +231,7 @@ POLARQUANT_TARGET_AVX512_TILES inline void expand_blocks(const TileTables& tile_
 // block `even` in even words, of block `odd` in odd ones, of half of the 32 vectors in the order of
 // unpacking.
 POLARQUANT_TARGET_AVX512_TILES inline void expand_block_pairs(const TileTables& tile_tables,
-                                                              const TileRun& run, std::size_t even,
+                                                              const WordRun& run, std::size_t even,
                                                               std::size_t odd, const Lanes* weights,
                                                               Lanes* out) {
   const BlockPlaces even_places = places_of(tile_tables, even);

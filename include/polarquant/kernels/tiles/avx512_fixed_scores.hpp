@@ -113,7 +113,7 @@ POLARQUANT_TARGET_AVX512_TILES void multiply_queries(const Lanes* vectors, std::
 }
 
 // Up to kMaxRows rows, up to kRun tiles.
-POLARQUANT_AVX512_INLINE void score_run_fixed(const CodecTables& tables, const TileRun& run,
+POLARQUANT_AVX512_INLINE void score_run_fixed(const CodecTables& tables, const WordRun& run,
                                               const FixedScratch& memory,
                                               Rows<const float> prepared, Rows<float> scores) {
   const TileTables& tile_tables = tables.tile_tables;
@@ -196,7 +196,7 @@ POLARQUANT_AVX512_INLINE void add_scores(const std::byte* tile, std::size_t bloc
 
 // One row, up to kRun tiles, never decoded: the query is contracted up the tree.
 template <bool kCombined>
-POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, const TileRun& run,
+POLARQUANT_TARGET_AVX512_TILES void contract_run(const CodecTables& tables, const WordRun& run,
                                                  const FixedScratch& memory, const float* prepared,
                                                  float* scores) {
   const TileTables& tile_tables = tables.tile_tables;
@@ -254,7 +254,7 @@ POLARQUANT_TARGET_AVX512_TILES inline void score_tiles_fixed(
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
     const std::byte* const next =
         first + kRun < num_tiles ? tiles + (first + kRun) * tile_size : scratch.next;
-    const TileRun run = with_next(run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
+    const WordRun run = with_next(run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
                                          (std::min)(kRun, num_tiles - first), memory.copy),
                                   tables.tile_tables, next, tile_size);
     float* const out = scores.data + first * kTileTokens;

@@ -98,7 +98,7 @@ POLARQUANT_TARGET_AVX512_TILES void multiply_weights(const Lanes* vectors, std::
 }
 
 // Up to kMaxRows rows, up to kRun tiles.
-POLARQUANT_AVX512_INLINE void accumulate_run_fixed(const CodecTables& tables, const TileRun& run,
+POLARQUANT_AVX512_INLINE void accumulate_run_fixed(const CodecTables& tables, const WordRun& run,
                                                    const FixedScratch& memory,
                                                    Rows<const float> weights, Rows<float> sums) {
   const TileTables& tile_tables = tables.tile_tables;
@@ -138,7 +138,7 @@ POLARQUANT_TARGET_AVX512_TILES inline void accumulate_tiles_fixed(
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
     const std::byte* const next =
         first + kRun < num_tiles ? tiles + (first + kRun) * tile_size : scratch.next;
-    const TileRun run = with_next(run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
+    const WordRun run = with_next(run_of(tables.tile_tables, tiles + first * tile_size, tile_size,
                                          (std::min)(kRun, num_tiles - first), memory.copy),
                                   tables.tile_tables, next, tile_size);
     for (std::size_t row = 0; row < weights.count; row += TileTables::kMaxRows) {

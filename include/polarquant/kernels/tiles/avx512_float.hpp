@@ -90,7 +90,7 @@ struct FloatScratch {
 };
 
 // The weights of blocks, radii included. weights: [num_blocks, kTileTokens].
-POLARQUANT_AVX512_INLINE void weigh_blocks_float(const CodecTables& tables, const TileRun& run,
+POLARQUANT_AVX512_INLINE void weigh_blocks_float(const CodecTables& tables, const WordRun& run,
                                                  Lanes& index_lanes, float* weights) {
   const TileTables& tile_tables = tables.tile_tables;
   for (std::size_t block = 0; block < tables.num_radii(); ++block) {
@@ -167,7 +167,7 @@ POLARQUANT_AVX512_INLINE void expand_tile_float(const CodecTables& tables, const
                                                 const FloatLevels<kWide>& levels,
                                                 const FloatScratch& memory) {
   const TileTables& tile_tables = tables.tile_tables;
-  const TileRun run = run_of(tile_tables, tile, 0, 1, memory.copy);
+  const WordRun run = run_of(tile_tables, tile, 0, 1, memory.copy);
   weigh_blocks_float(tables, run, memory.indices[0], memory.weights);
   for (std::size_t block = 0; block < tile_tables.num_blocks; ++block) {
     unpack_block(tile_tables, run.tiles, block, memory.indices);

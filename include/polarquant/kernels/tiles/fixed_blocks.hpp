@@ -24,7 +24,7 @@ namespace words {
 static_assert(kTileTokens == 32, "Words hold a row of a tile");
 
 // Tiles that follow each other, all of their rows of words.
-struct TileRun {
+struct WordRun {
   const std::byte* tiles;
   std::size_t tile_size;
   std::size_t count;
@@ -43,7 +43,7 @@ POLARQUANT_WORDS_INLINE void prefetch(const std::byte* base, std::size_t offset,
 
 // A run of tiles as the kernels read them. Codes with an odd number of bytes are copied to `copy`,
 // [count * num_words], with their last row of bytes widened.
-POLARQUANT_WORDS_INLINE TileRun run_of(const TileTables& tile_tables, const std::byte* tiles,
+POLARQUANT_WORDS_INLINE WordRun run_of(const TileTables& tile_tables, const std::byte* tiles,
                                        std::size_t tile_size, std::size_t count, Lanes* copy) {
   if (!tile_tables.has_byte_row) return {tiles, tile_size, count};
   const std::size_t last = tile_tables.num_words - 1;
@@ -77,7 +77,7 @@ POLARQUANT_WORDS_INLINE void look_up_node(const TileTables& tile_tables,
 // One radius: the trees of a run from the root down to the blocks. weights: [num_blocks,
 // run.count]; radii: [run.count, kTileTokens].
 POLARQUANT_WORDS_TARGET inline void weigh_blocks_from_root(const TileTables& tile_tables,
-                                                           const TileRun& run, Lanes* weights,
+                                                           const WordRun& run, Lanes* weights,
                                                            float* radii) {
   for (std::size_t n = 0; n < run.count; ++n) {
     store_floats(radii + n * kTileTokens, from_bfloat16(load(run.tile(n))));
@@ -128,7 +128,7 @@ POLARQUANT_WORDS_INLINE void weigh_blocks_by_radii(const TileTables& tile_tables
 }
 
 // weights: [num_blocks, run.count]; radii: [run.count, kTileTokens], the norms of the vectors.
-POLARQUANT_WORDS_TARGET inline void weigh_blocks(const CodecTables& tables, const TileRun& run,
+POLARQUANT_WORDS_TARGET inline void weigh_blocks(const CodecTables& tables, const WordRun& run,
                                                  Lanes* weights, float* radii) {
   if (tables.num_radii() == 1) {
     weigh_blocks_from_root(tables.tile_tables, run, weights, radii);
@@ -194,7 +194,7 @@ POLARQUANT_WORDS_INLINE void expand_block(const Levels& levels, const Words* blo
 
 // Decodes a block of a run: out[16 n + i] = coordinate i. weights: [run.count], its own.
 template <typename Shape>
-POLARQUANT_WORDS_TARGET void expand_blocks(const TileTables& tile_tables, const TileRun& run,
+POLARQUANT_WORDS_TARGET void expand_blocks(const TileTables& tile_tables, const WordRun& run,
                                            std::size_t block, const Lanes* weights, Lanes* out) {
   const BlockPlace<Shape> place = place_of<Shape>(tile_tables, block);
   const Levels levels = levels_of(tile_tables);
@@ -213,7 +213,7 @@ POLARQUANT_WORDS_TARGET void expand_blocks(const TileTables& tile_tables, const 
 // Decodes two blocks of a run, their words interleaved: out[(2 n + half) 16 + i] = coordinate i of
 // block `even` in even words, of block `odd` in odd ones, of half of the 32 vectors.
 template <typename Shape>
-POLARQUANT_WORDS_TARGET void expand_block_pairs(const TileTables& tile_tables, const TileRun& run,
+POLARQUANT_WORDS_TARGET void expand_block_pairs(const TileTables& tile_tables, const WordRun& run,
                                                 std::size_t even, std::size_t odd,
                                                 const Lanes* weights, Lanes* out) {
   const BlockPlace<Shape> even_place = place_of<Shape>(tile_tables, even);

@@ -109,7 +109,7 @@ POLARQUANT_WORDS_INLINE Words contract_block(const Levels& levels, const QueryTa
 
 // One row, up to kRun tiles, never decoded: the query is contracted up the tree.
 template <typename Shape>
-POLARQUANT_WORDS_TARGET void contract_run(const CodecTables& tables, const TileRun& run,
+POLARQUANT_WORDS_TARGET void contract_run(const CodecTables& tables, const WordRun& run,
                                           const FixedScratch& memory, const float* prepared,
                                           float* scores) {
   const TileTables& tile_tables = tables.tile_tables;
@@ -183,7 +183,7 @@ POLARQUANT_WORDS_TARGET void multiply_queries(const Lanes* vectors, std::size_t 
 
 // Up to kMaxRows rows, up to kRun tiles.
 template <typename Shape>
-POLARQUANT_WORDS_TARGET void score_run(const CodecTables& tables, const TileRun& run,
+POLARQUANT_WORDS_TARGET void score_run(const CodecTables& tables, const WordRun& run,
                                        const FixedScratch& memory, Rows<const float> prepared,
                                        Rows<float> scores) {
   const TileTables& tile_tables = tables.tile_tables;
@@ -233,7 +233,7 @@ POLARQUANT_WORDS_TARGET inline void score_tiles(const CodecTables& tables, const
   const FixedScratch memory(tile_tables, scratch);
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
-    const TileRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,
+    const WordRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,
                                (std::min)(kRun, num_tiles - first), memory.copy);
     float* const out = scores.data + first * kTileTokens;
     if (prepared.count == 1) {

@@ -88,7 +88,7 @@ POLARQUANT_WORDS_TARGET void multiply_weights(const Lanes* vectors, std::size_t 
 
 // Up to kMaxRows rows, up to kRun tiles.
 template <typename Shape>
-POLARQUANT_WORDS_TARGET void accumulate_run(const CodecTables& tables, const TileRun& run,
+POLARQUANT_WORDS_TARGET void accumulate_run(const CodecTables& tables, const WordRun& run,
                                             const FixedScratch& memory, Rows<const float> weights,
                                             Rows<float> sums) {
   const TileTables& tile_tables = tables.tile_tables;
@@ -130,7 +130,7 @@ POLARQUANT_WORDS_TARGET inline void accumulate_tiles(const CodecTables& tables,
   const FixedScratch memory(tile_tables, scratch);
   const std::size_t tile_size = tile_bytes(tables.layout.num_bytes());
   for (std::size_t first = 0; first < num_tiles; first += kRun) {
-    const TileRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,
+    const WordRun run = run_of(tile_tables, tiles + first * tile_size, tile_size,
                                (std::min)(kRun, num_tiles - first), memory.copy);
     for (std::size_t row = 0; row < weights.count; row += TileTables::kMaxRows) {
       const std::size_t count = (std::min)(TileTables::kMaxRows, weights.count - row);

@@ -47,7 +47,7 @@ POLARQUANT_AVX512_INLINE void store(Lanes& lanes, __m512i words) {
 }
 
 // Tiles that follow each other, aligned, all of their rows of words.
-struct TileRun {
+struct WordRun {
   const std::byte* tiles;
   std::size_t tile_size;
   std::size_t count;
@@ -66,7 +66,7 @@ struct TileRun {
 
 // A run of tiles as the kernels read them. Codes with an odd number of bytes are copied to `copy`,
 // [count * num_words], with their last row of bytes widened.
-POLARQUANT_AVX512_INLINE TileRun run_of(const TileTables& tile_tables, const std::byte* tiles,
+POLARQUANT_AVX512_INLINE WordRun run_of(const TileTables& tile_tables, const std::byte* tiles,
                                         std::size_t tile_size, std::size_t count, Lanes* copy) {
   if (!tile_tables.has_byte_row) return {tiles, tile_size, count};
   const std::size_t last = tile_tables.num_words - 1;
@@ -84,7 +84,7 @@ POLARQUANT_AVX512_INLINE TileRun run_of(const TileTables& tile_tables, const std
 
 // The run after which `next` comes, of tiles of tile_size bytes, to be fetched while the blocks of
 // this one are worked through, once each.
-POLARQUANT_AVX512_INLINE TileRun with_next(TileRun run, const TileTables& tile_tables,
+POLARQUANT_AVX512_INLINE WordRun with_next(WordRun run, const TileTables& tile_tables,
                                            const std::byte* next, std::size_t tile_size) {
   run.next = next;
   run.prefetch_step = tile_size / tile_tables.num_blocks;
