@@ -29,7 +29,7 @@ KVCacheConfig make_config(Arithmetic arithmetic, int num_query_heads, bool with_
   config.rotation = polarquant::RotationKind::kHadamard;
   config.num_sink_tokens = with_exact ? 4 : 0;
   config.num_recent_tokens = with_exact ? 128 : 0;
-  config.centering = is_centered ? polarquant::Centering::kEstimated : polarquant::Centering::kNone;
+  config.centering = is_centered ? polarquant::Centering::kLocal : polarquant::Centering::kNone;
   return config;
 }
 

@@ -232,18 +232,16 @@ TYPED_TEST(KVCacheCopyTest, AfterDropFrontEverythingGoesOn) {
   }
 }
 
-TYPED_TEST(KVCacheCopyTest, ACopyHasTheExactTokensAndTheCentringVectors) {
+TYPED_TEST(KVCacheCopyTest, ACopyHasTheExactTokensAndTheCentres) {
   KVCacheConfig config = TestFixture::make_config();
   config.num_sink_tokens = 4;
   config.num_recent_tokens = 50;
-  config.centering = polarquant::Centering::kEstimated;
-  config.num_centering_tokens = 30;
+  config.centering = polarquant::Centering::kLocal;
   for (const Index num_tokens : {3, 20, 40, 300}) {
     KVCache<float> cache = make_cache<float>(config);
     append(cache, num_tokens, 1);
     KVCache<float> copy = cache.copy();
     EXPECT_EQ(copy.decode_keys(1), cache.decode_keys(1));
-    EXPECT_EQ(copy.key_mean(0), cache.key_mean(0));
     append(cache, 100, 3);
     const RowMatrix<float> keys = cache.decode_keys(1);
     append(copy, 100, 3);

@@ -49,8 +49,8 @@ KVCacheConfig random_config(Random& random) {
   if (random_int(random, 0, 4) > 0) {
     config.exact_type = static_cast<FloatType>(random_int(random, 0, 3));
   }
-  config.centering = static_cast<Centering>(random_int(random, 0, 2));
-  config.num_centering_tokens = static_cast<std::size_t>(random_int(random, 1, 100));
+  constexpr Centering kCenterings[] = {Centering::kNone, Centering::kGiven, Centering::kLocal};
+  config.centering = kCenterings[random_int(random, 0, 2)];
   if (config.centering == Centering::kGiven) {
     for (std::size_t i = 0; i < config.key_columns(); ++i) {
       config.key_mean.push_back(static_cast<float>(random.gaussian()));

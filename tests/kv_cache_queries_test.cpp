@@ -118,7 +118,7 @@ INSTANTIATE_TEST_SUITE_P(
     Configs, KVCacheQueriesTest,
     ::testing::Values(config_of(Arithmetic::kExact), config_of(Arithmetic::kFixedPoint),
                       make_config<polarquant_test::Plain8BitFamily>(),
-                      polarquant_test::segments_config(3, 9, polarquant::Centering::kEstimated)));
+                      polarquant_test::segments_config(3, 9, polarquant::Centering::kLocal)));
 
 TEST(KVCacheReserveTest, RefusesMoreTokensThanAnyMachineHolds) {
   KVCache<float> cache = polarquant_test::make_cache<float>(make_config());

@@ -124,8 +124,8 @@ class KVCacheRoomTest : public testing::Test {
     using Family = typename Case::Family;
     using polarquant::Centering;
     return {make_config<Family>(), polarquant_test::segments_config<Family>(4, 40),
-            polarquant_test::segments_config<Family>(0, 0, Centering::kEstimated),
-            polarquant_test::segments_config<Family>(4, 40, Centering::kEstimated)};
+            polarquant_test::segments_config<Family>(0, 0, Centering::kLocal),
+            polarquant_test::segments_config<Family>(4, 40, Centering::kLocal)};
   }
 
   // Fails, and changes nothing that can be seen.

@@ -134,11 +134,10 @@ TYPED_TEST(KVCacheSegmentsTest, ScoresAreThoseOfAllTokens) {
 }
 
 TYPED_TEST(KVCacheSegmentsTest, AppendInPiecesIsAppendAtOnce) {
-  for (const Centering centering : {Centering::kNone, Centering::kEstimated}) {
+  for (const Centering centering : {Centering::kNone, Centering::kLocal}) {
     for (const std::size_t num_recent : {0u, 5u, 100u}) {
       KVCacheConfig config = TestFixture::config_of(3, num_recent, FloatType::kFloat16);
       config.centering = centering;
-      config.num_centering_tokens = 50;
       typename TestFixture::Cache whole = make_cache<typename TypeParam::T>(config);
       typename TestFixture::Cache pieces(config, whole.codec()), single(config, whole.codec());
       this->append(whole, 0, 400);
@@ -223,10 +222,9 @@ TYPED_TEST(KVCacheSegmentsTest, GeneratedTokensCanStayExact) {
 // accepted is encoded when it has been.
 TYPED_TEST(KVCacheSegmentsTest, DraftsLeaveNothingBehindIfEncodingWaitsForThem) {
   polarquant::Random random(31);
-  for (const Centering centering : {Centering::kNone, Centering::kEstimated}) {
+  for (const Centering centering : {Centering::kNone, Centering::kLocal}) {
     KVCacheConfig config = TestFixture::config_of(4, KVCacheConfig::kAllTokens);
     config.centering = centering;
-    config.num_centering_tokens = 50;
     auto drafted = make_cache<typename TypeParam::T>(config);
     auto plain = make_cache<typename TypeParam::T>(config);
     const auto accept = [](auto& cache) {
@@ -257,8 +255,7 @@ TYPED_TEST(KVCacheSegmentsTest, DraftsLeaveNothingBehindIfEncodingWaitsForThem) 
 TYPED_TEST(KVCacheSegmentsTest, CallsOnRowsAllocateNothing) {
   using Result = typename TypeParam::A;
   KVCacheConfig config = TestFixture::config_of(3, 40, FloatType::kFloat16);
-  config.centering = Centering::kEstimated;
-  config.num_centering_tokens = 100;
+  config.centering = Centering::kLocal;
   auto cache = make_cache<typename TypeParam::T>(config);
   cache.reserve(700);
   ASSERT_GE(cache.capacity(), 700u);
@@ -290,10 +287,9 @@ TYPED_TEST(KVCacheSegmentsTest, CallsOnRowsAllocateNothing) {
 
 TEST(KVCacheSegmentsFailureTest, NothingIsAppendedIfATokenCannotBe) {
   for (const std::size_t num_recent : {0u, 40u}) {
-    for (const Centering centering : {Centering::kNone, Centering::kEstimated}) {
+    for (const Centering centering : {Centering::kNone, Centering::kLocal}) {
       KVCacheConfig config = config_of(3, num_recent, FloatType::kFloat16);
       config.centering = centering;
-      config.num_centering_tokens = 64;
       KVCache<float> cache(config);
       const RowMatrix<float> keys = gaussian_matrix<float>(300, 64, 1);
       RowMatrix<float> values = gaussian_matrix<float>(300, 96, 2);
@@ -397,8 +393,7 @@ TEST(KVCacheSegmentsFailureTest, ExactTokensHaveNoCode) {
 TEST(KVCacheSegmentsMemoryTest, ShrinkGivesBackAndChangesNothing) {
   for (const std::size_t num_recent : {0u, 40u}) {
     KVCacheConfig config = config_of(3, num_recent, FloatType::kFloat16);
-    config.centering = Centering::kEstimated;
-    config.num_centering_tokens = 64;
+    config.centering = Centering::kLocal;
     KVCache<float> cache(config);
     cache.reserve(5000);
     const RowMatrix<float> keys = gaussian_matrix<float>(300, 64, 1);
@@ -424,13 +419,13 @@ TEST(KVCacheSegmentsMemoryTest, ShrinkGivesBackAndChangesNothing) {
   }
 }
 
-// The window is memory too: m + 2 tiles of rows, whatever the length.
+// The window is memory too: m + a tile of rows, whatever the length.
 TEST(KVCacheSegmentsMemoryTest, TheExactRowsAreCounted) {
   KVCache<float> plain(config_of(0, 0));
   KVCache<float> windowed(config_of(4, 128, FloatType::kFloat16));
   plain.reserve(20000);
   windowed.reserve(20000);
-  const std::size_t rows = 4 + (128 + 2 * kTile);
+  const std::size_t rows = 4 + (128 + kTile);
   const std::size_t row_bytes = 2 * 2 * (32 + 48);  // Two heads, 16 bits.
   // Two heads, keys and values; each page has a cache line and a pointer beside its codes.
   const std::size_t page_bytes = 2 * (polarquant::detail::kPageTokens * (17 + 24) + 2 * (64 + 8));

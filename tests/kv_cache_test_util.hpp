@@ -84,7 +84,6 @@ polarquant::KVCacheConfig segments_config(
   config.num_recent_tokens = num_recent;
   config.exact_type = polarquant::FloatType::kFloat32;
   config.centering = centering;
-  config.num_centering_tokens = 50;
   if (centering == polarquant::Centering::kGiven) config.key_mean.assign(kKeyColumns, 0.25f);
   return config;
 }
@@ -187,7 +186,7 @@ std::vector<std::byte> all_codes(const polarquant::KVCache<T>& cache) {
 }
 
 // Everything that can be seen of a cache's tokens: which are codes and which are removed, the rows
-// decoded, the centring vectors.
+// decoded, the centres.
 template <typename T>
 struct CacheState {
   using A = AccumulatorOf<T>;
@@ -199,13 +198,17 @@ struct CacheState {
     for (int head = 0; head < cache.config().num_kv_heads; ++head) {
       rows.push_back(cache.decode_keys(head));
       rows.push_back(cache.decode_values(head));
-      means.push_back(cache.key_mean(head));
-      means.push_back(cache.value_mean(head));
+      // One of each tile's.
+      const std::size_t first = std::min(num_tokens, cache.config().num_sink_tokens);
+      for (std::size_t i = 0; i < num_encoded; i += polarquant::kTileTokens) {
+        centers.push_back(cache.key_center(head, first + i));
+        centers.push_back(cache.value_center(head, first + i));
+      }
     }
   }
   friend bool operator==(const CacheState& x, const CacheState& y) {
     return x.num_tokens == y.num_tokens && x.num_encoded == y.num_encoded &&
-           x.removed == y.removed && x.means == y.means && x.rows == y.rows;
+           x.removed == y.removed && x.centers == y.centers && x.rows == y.rows;
   }
   friend bool operator!=(const CacheState& x, const CacheState& y) { return !(x == y); }
 
@@ -213,7 +216,7 @@ struct CacheState {
   std::size_t num_encoded;
   std::vector<polarquant::TokenRange> removed;
   std::vector<polarquant::RowMatrix<A>> rows;
-  std::vector<std::vector<A>> means;
+  std::vector<std::vector<A>> centers;
 };
 
 template <typename T>

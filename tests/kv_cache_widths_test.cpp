@@ -21,8 +21,7 @@ void expect_attention_over_decoded(const CodecFormat& keys, const CodecFormat& v
   config.arithmetic = polarquant::Arithmetic::kExact;
   config.num_sink_tokens = 2;
   config.num_recent_tokens = 5;
-  config.centering = polarquant::Centering::kEstimated;
-  config.num_centering_tokens = 10;
+  config.centering = polarquant::Centering::kLocal;
   EXPECT_TRUE(polarquant::is_supported(config));
   KVCache<float> cache(config);
   const RowMatrix<float> given = gaussian_matrix<float>(75, keys.head_dim(), 1);

@@ -18,8 +18,7 @@ using namespace polarquant_test;
 
 // With sinks, codes, recent tokens, means and a hole.
 KVCache<float> cache_with_everything() {
-  auto cache =
-      filled_cache<float>(90, polarquant_test::segments_config(4, 30, Centering::kEstimated));
+  auto cache = filled_cache<float>(90, polarquant_test::segments_config(4, 30, Centering::kLocal));
   cache.remove({20, 10});
   return cache;
 }
@@ -89,11 +88,11 @@ TEST(DamageTest, AForeignFileIsToldFromADamagedOne) {
 }
 
 TEST(DamageTest, AnotherVersionIsNamed) {
-  for (const std::uint64_t version : {std::uint64_t{0}, std::uint64_t{3}, ~std::uint64_t{0}}) {
+  for (const std::uint64_t version : {std::uint64_t{0}, std::uint64_t{4}, ~std::uint64_t{0}}) {
     Bytes bytes = saved(filled_cache<float>(3));
     forge(bytes, 8, version, 0, 24);
     const std::string expected = "polarquant: loading: the saved cache has version " +
-                                 std::to_string(version) + ", this library reads versions 1 to 2";
+                                 std::to_string(version) + ", this library reads versions 1 to 3";
     EXPECT_EQ(loading_error(bytes), expected);
     EXPECT_EQ(message_of<std::runtime_error>([&] { read_saved_info(bytes.data(), bytes.size()); }),
               expected);

@@ -1,5 +1,6 @@
 // Files of version 1, made by the library that wrote it (tests/saved/version_1/README.md): every
-// one loads, holds what its bytes say, and is saved again as version 2.
+// one loads, holds what its bytes say, and is saved again as version 3. A mean that was estimated
+// then, from 128 tokens or what the file's name says, is one that is given now.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -80,7 +81,6 @@ std::vector<SavedFile> version_1() {
   config->exact_type = FloatType::kFloat16;
   config = &no_window(add("estimated_of_50_no_window", F, P, 200, 198));
   config->num_sink_tokens = 2;
-  config->num_centering_tokens = 50;
   config = &no_window(add("not_centered", F, F, 200, 200));
   config->centering = Centering::kNone;
   config->num_sink_tokens = 0;
@@ -98,7 +98,6 @@ std::vector<SavedFile> version_1() {
   file->type = FloatType::kFloat64;
   file->config.num_recent_tokens = 8;
   file->config.exact_type = FloatType::kFloat64;
-  file->config.num_centering_tokens = 100;
   file = &add("half", P, F, 200, 160);
   file->type = FloatType::kFloat16;
   file->config.exact_type = FloatType::kFloat16;
@@ -115,7 +114,6 @@ std::vector<SavedFile> version_1() {
       .config.exact_type = FloatType::kFloat16;
   config = &no_window(add("uncompressed_32_bit_keys", U(16, FloatType::kFloat32), P, 77, 77));
   config->num_sink_tokens = 0;
-  config->num_centering_tokens = 20;
   file = &add("uncompressed_64_bit_values", F, U(8, FloatType::kFloat64), 50, 46);
   file->type = FloatType::kFloat64;
   no_window(*file).centering = Centering::kNone;
@@ -177,7 +175,6 @@ TEST_P(Version1Test, LoadsAndHoldsWhatItsBytesSay) {
     }
     EXPECT_EQ(cache.num_tokens(), file.num_tokens);
     EXPECT_EQ(cache.num_encoded_tokens(), file.num_encoded);
-    polarquant_test::expect_sections(cache, bytes);
 
     // What was put in comes out of the exact rows.
     const auto keys = polarquant_test::saved_rows<T>(0, static_cast<int>(file.num_tokens),
@@ -193,34 +190,25 @@ TEST_P(Version1Test, LoadsAndHoldsWhatItsBytesSay) {
       }
     }
 
-    // The same in version 2.
-    const Bytes again = polarquant_test::saved(cache);
-    ASSERT_EQ(polarquant_test::number_at(again, 8), 2u);
-    KVCache<T> other(file.config, cache.codec());
-    ASSERT_EQ(polarquant::load(again.data(), again.size(), other), again.size());
-    EXPECT_TRUE(polarquant_test::state_of(other) == polarquant_test::state_of(cache));
-    polarquant_test::expect_sections(other, bytes);
-    EXPECT_EQ(polarquant_test::saved(other), again);
-
-    // It goes on as the cache that was saved.
-    for (KVCache<T>* const each : {&cache, &other}) {
-      polarquant_test::replay({{SavedStep::kAppend, 900, 200}}, *each);
-    }
-    EXPECT_TRUE(polarquant_test::state_of(other) == polarquant_test::state_of(cache));
+    polarquant_test::expect_saved_again(cache, bytes);
   });
 }
 
-// Today's library makes the same codes of the same rows, but for rows of 16 bits that are centred,
-// which version 1 rounded to 16 bits again before it encoded them.
+// Today's library makes the same codes of the same rows and means, but for rows of 16 bits that are
+// centred, which version 1 rounded to 16 bits again before it encoded them.
 TEST_P(Version1Test, IsWhatIsMadeToday) {
   const SavedFile& file = GetParam();
   if (file.type == FloatType::kFloat16 || file.type == FloatType::kBFloat16) {
     GTEST_SKIP() << "rounded once more then";
   }
   if (file.name == "online_codebooks") GTEST_SKIP() << "depends on the C library";
+  if (file.name == "double") GTEST_SKIP() << "its mean is no float, as a given one is";
   const Bytes bytes = polarquant_test::file_bytes(kFolder + file.name + ".polarkv");
   polarquant_test::visit_type(file.type, [&](auto number) {
-    KVCache<decltype(number)> cache(file.config);
+    KVCache<decltype(number)> saved_one(file.config);
+    polarquant::load(bytes.data(), bytes.size(), saved_one);
+    // The mean, if one was estimated.
+    KVCache<decltype(number)> cache(saved_one.config(), saved_one.codec());
     polarquant_test::replay(file.steps, cache);
     EXPECT_EQ(cache.num_tokens(), file.num_tokens);
     EXPECT_EQ(cache.num_encoded_tokens(), file.num_encoded);

@@ -26,7 +26,7 @@ constexpr Index kNumTokens = 700;
 // All of it codes, or with exact tokens and means.
 template <typename Family = polarquant_test::PolarFamily>
 KVCacheConfig config_of(bool with_exact) {
-  return with_exact ? polarquant_test::segments_config<Family>(4, 50, Centering::kEstimated)
+  return with_exact ? polarquant_test::segments_config<Family>(4, 50, Centering::kLocal)
                     : polarquant_test::exact_config<Family>();
 }
 

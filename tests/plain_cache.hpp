@@ -4,7 +4,9 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <polarquant/polarquant.hpp>
 #include <type_traits>
@@ -61,7 +63,7 @@ class PlainCache {
       token.sides[0] = keys.row(row).template cast<double>();
       token.sides[1] = values.row(row).template cast<double>();
       const bool goes_to_codes = tokens_.size() >= config_.num_sink_tokens &&
-                                 config_.num_recent_tokens == 0 && !mean_is_pending_;
+                                 config_.num_recent_tokens == 0 && !has_spans();
       if (!goes_to_codes) {
         for (Eigen::RowVectorXd& side : token.sides) {
           side = side.unaryExpr([&](double x) { return rounded_to(exact_type_, x); });
@@ -75,6 +77,8 @@ class PlainCache {
   void truncate(std::size_t num_tokens) {
     tokens_.resize(num_tokens);
     num_encoded_ = std::min(num_encoded_, num_tokens - num_sinks());
+    // A truncation that cuts into the remembered tokens makes all of them forgotten.
+    if (remembered_end_ > next_slot()) remembered_end_ = kNowhere;
   }
 
   void remove(std::size_t first, std::size_t count) {
@@ -95,28 +99,25 @@ class PlainCache {
     const auto first = tokens_.begin() + static_cast<std::ptrdiff_t>(num_sinks());
     tokens_.erase(first, first + static_cast<std::ptrdiff_t>(count));
     num_encoded_ -= count;
+    num_dropped_ += count;
     return count;
   }
 
   void clear() {
     tokens_.clear();
     num_encoded_ = 0;
-    mean_is_pending_ =
-        config_.centering == polarquant::Centering::kEstimated &&
-        !(config_.key_format.is_uncompressed() && config_.value_format.is_uncompressed());
+    num_dropped_ = 0;
+    remembered_end_ = kNowhere;
     for (const int side : {0, 1}) {
-      const polarquant::CodecFormat& format = side == 0 ? config_.key_format : config_.value_format;
       const std::vector<float>& given = side == 0 ? config_.key_mean : config_.value_mean;
-      means_[side] = Eigen::RowVectorXd::Zero(config_.num_kv_heads * format.head_dim());
-      if (given.empty() || format.is_uncompressed()) continue;
-      for (std::size_t i = 0; i < given.size(); ++i) {
-        means_[side](static_cast<Eigen::Index>(i)) = static_cast<double>(given[i]);
+      centers_[side] = Eigen::RowVectorXd::Zero(config_.num_kv_heads * head_dim(side == 1));
+      for (std::size_t i = 0; !is_uncompressed(side) && i < given.size(); ++i) {
+        centers_[side](static_cast<Eigen::Index>(i)) = static_cast<double>(given[i]);
       }
     }
   }
 
   void encode_recent(std::size_t num_kept) {
-    if (waits_for_mean()) return;
     while (num_recent() > num_kept) encode_oldest();
   }
 
@@ -147,57 +148,116 @@ class PlainCache {
   std::size_t num_sinks() const { return std::min(tokens_.size(), config_.num_sink_tokens); }
   std::size_t num_recent() const { return tokens_.size() - num_sinks() - num_encoded_; }
 
-  bool waits_for_mean() const {
-    return mean_is_pending_ && num_recent() < config_.num_centering_tokens;
+  bool is_uncompressed(int side) const {
+    return (side == 0 ? config_.key_format : config_.value_format).is_uncompressed();
+  }
+  bool has_spans() const {
+    return config_.centering == polarquant::Centering::kLocal &&
+           !(is_uncompressed(0) && is_uncompressed(1));
+  }
+  const polarquant::Codec<A>& codec(int side) const {
+    return side == 0 ? codec_->keys() : codec_->values();
+  }
+  // Tokens behind the sinks are counted for ever, dropped ones too: the place of the next code.
+  std::size_t next_slot() const { return num_dropped_ + num_encoded_; }
+  const Token& in_slot(std::size_t slot) const {
+    return tokens_[num_sinks() + slot - num_dropped_];
   }
 
   // The rule of ages, after each token.
   void settle() {
     const std::size_t tile = polarquant::kTileTokens;
-    if (waits_for_mean()) return;
     const std::size_t window = config_.num_recent_tokens;
-    if (window == 0) {
-      while (num_recent() > 0) encode_oldest();
+    while (window == 0 && num_recent() > 0) {
+      const bool begins_span = has_spans() && next_slot() % polarquant::kSpanTokens == 0;
+      if (begins_span && num_recent() < tile) break;
+      encode_oldest();
     }
-    while (num_recent() >= window + tile - num_encoded_ % tile) {
+    while (num_recent() > 0 && num_recent() >= window + tile - num_encoded_ % tile) {
       do {
         encode_oldest();
       } while (num_encoded_ % tile != 0);
     }
   }
 
-  void estimate() {
+  // ---- Centres of spans ----
+
+  static constexpr std::size_t kReach = 64;
+  static constexpr std::size_t kNowhere = static_cast<std::size_t>(-1);
+
+  // What the slots first .. next_slot() - 1 were, if that is remembered, or else as they decode.
+  void remember_from(std::size_t first) {
+    if (remembered_first_ == first && remembered_end_ == next_slot()) return;
+    remembered_.clear();
+    for (std::size_t slot = std::max(first, num_dropped_); slot < next_slot(); ++slot) {
+      remembered_.push_back(in_slot(slot));
+    }
+    remembered_first_ = first;
+    remembered_end_ = next_slot();
+  }
+
+  // The mean of 64 tokens before a span and of those at its start that are there when the first is
+  // encoded, 64 at most, in the cache's own precision and order: a last bit may decide a code.
+  void fix_center(std::size_t begin) {
+    remember_from(begin - std::min(begin, kReach));
+    std::vector<Token> known = remembered_;
+    const std::size_t window = std::min(config_.num_recent_tokens, kReach);
+    const std::size_t count = std::min({num_recent(), window + polarquant::kTileTokens, kReach});
+    for (std::size_t i = 0; i < count; ++i) known.push_back(in_slot(begin + i));
     for (const int side : {0, 1}) {
-      if ((side == 0 ? config_.key_format : config_.value_format).is_uncompressed()) continue;
-      // In the cache's own precision and order: a last bit may move an angle over a boundary.
-      for (Eigen::Index i = 0; i < means_[side].size(); ++i) {
-        A mean(0);
-        for (std::size_t token = 0; token < config_.num_centering_tokens; ++token) {
-          mean += static_cast<A>(tokens_[config_.num_sink_tokens + token].sides[side](i)) /
-                  static_cast<A>(config_.num_centering_tokens);
+      if (is_uncompressed(side)) continue;
+      const std::size_t width = codec(side).head_dim();
+      polarquant::AlignedBuffer scratch(codec(side).scratch_bytes());
+      std::vector<std::byte> code(codec(side).center_bytes());
+      for (std::size_t head = 0; head < static_cast<std::size_t>(config_.num_kv_heads); ++head) {
+        std::vector<A> mean(width, A(0));
+        for (const Token& token : known) {
+          for (std::size_t i = 0; i < width; ++i) {
+            mean[i] +=
+                static_cast<A>(token.sides[side](static_cast<Eigen::Index>(head * width + i))) /
+                A(128);
+          }
         }
-        means_[side](i) = static_cast<double>(mean);
+        for (A& x : mean) x *= A(128) / static_cast<A>(known.size());
+        codec(side).encode_center(mean.data(), code.data(), scratch.data());
+        codec(side).decode_center(code.data(), mean.data(), scratch.data());
+        for (std::size_t i = 0; i < width; ++i) {
+          centers_[side](static_cast<Eigen::Index>(head * width + i)) =
+              static_cast<double>(mean[i]);
+        }
       }
     }
-    mean_is_pending_ = false;
+    span_centers_[begin] = {centers_[0], centers_[1]};
+    remembered_end_ = kNowhere;
   }
+
+  // ----
 
   // The oldest recent token becomes what its codes, made one by one, decode to.
   void encode_oldest() {
-    if (mean_is_pending_) estimate();
+    const std::size_t slot = next_slot();
+    if (has_spans()) {
+      const std::size_t begin = slot / polarquant::kSpanTokens * polarquant::kSpanTokens;
+      if (slot == begin) fix_center(begin);
+      for (const int side : {0, 1}) centers_[side] = span_centers_.at(begin)[side];
+      if (slot - begin >= kReach) {
+        remember_from(begin + kReach);
+        remembered_.push_back(in_slot(slot));
+        ++remembered_end_;
+      }
+    }
     Token& token = tokens_[num_sinks() + num_encoded_];
     for (const int side : {0, 1}) {
-      const polarquant::Codec<A>& codec = side == 0 ? codec_->keys() : codec_->values();
       const Eigen::Index width = head_dim(side == 1);
       for (int head = 0; head < config_.num_kv_heads; ++head) {
-        const Eigen::RowVectorXd mean = means_[side].segment(head * width, width);
-        const Eigen::RowVectorXd centered = token.sides[side].segment(head * width, width) - mean;
+        const Eigen::RowVectorXd center = centers_[side].segment(head * width, width);
+        const Eigen::RowVectorXd centered = token.sides[side].segment(head * width, width) - center;
         std::vector<A> row;
         for (const double x : centered) row.push_back(static_cast<A>(x));
-        const std::vector<A> decoded = decode_rows(codec, encode_rows(codec, row));
+        const std::vector<A> decoded = decode_rows(codec(side), encode_rows(codec(side), row));
         for (Eigen::Index i = 0; i < width; ++i) {
           token.sides[side](head * width + i) =
-              static_cast<double>(decoded[static_cast<std::size_t>(i)]) + mean(i);
+              static_cast<double>(decoded[static_cast<std::size_t>(i)] + static_cast<A>(center(i)));
         }
       }
     }
@@ -209,8 +269,12 @@ class PlainCache {
   std::shared_ptr<const polarquant::KVCodec<A>> codec_;
   std::vector<Token> tokens_;
   std::size_t num_encoded_ = 0;
-  bool mean_is_pending_ = false;
-  Eigen::RowVectorXd means_[2];
+  std::size_t num_dropped_ = 0;
+  std::map<std::size_t, std::array<Eigen::RowVectorXd, 2>> span_centers_;  // by first slot
+  Eigen::RowVectorXd centers_[2];  // what is subtracted from keys and from values now
+  std::vector<Token> remembered_;  // of slots remembered_first_ .. remembered_end_ - 1, if held
+  std::size_t remembered_first_ = 0;
+  std::size_t remembered_end_ = kNowhere;
 };
 
 }  // namespace polarquant_test

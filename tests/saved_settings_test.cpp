@@ -56,8 +56,8 @@ TEST(SavedSettingsTest, ADifferenceIsNamedWithBothValues) {
          "num_recent_tokens 0, this cache has 64");
   expect([](KVCacheConfig& config) { config.exact_type = FloatType::kBFloat16; },
          "exact_type float32, this cache has bfloat16");
-  expect([](KVCacheConfig& config) { config.centering = Centering::kEstimated; },
-         "centering kNone, this cache has kEstimated");
+  expect([](KVCacheConfig& config) { config.centering = Centering::kLocal; },
+         "centering kNone, this cache has kLocal");
   expect([](KVCacheConfig& config) { config.key_format = PolarFormat::paper(64); },
          "keys in polar 4/2/2/2/2 1 bfloat16 at head_dim 32, this cache has "
          "polar 4/2/2/2 4 bfloat16 at head_dim 64");
@@ -122,7 +122,7 @@ TEST(SavedInfoTest, IsWhatTheCacheHas) {
   cache.remove({5, 10});
   const Bytes bytes = saved(cache);
   const polarquant::SavedCacheInfo info = read_saved_info(bytes.data(), bytes.size());
-  EXPECT_EQ(info.version, 2u);
+  EXPECT_EQ(info.version, 3u);
   EXPECT_EQ(info.num_bytes, bytes.size());
   EXPECT_EQ(info.num_tokens, 200u);
   EXPECT_EQ(info.key_format, config.key_format.description());

@@ -244,7 +244,7 @@ inline double stored_number(polarquant::FloatType type, const std::byte* bytes) 
   return wide;
 }
 
-// A loaded cache against the sections of its file, byte by byte: codes, exact rows, means.
+// A loaded cache against the sections of its file, byte by byte: codes, exact rows, given means.
 template <typename T>
 void expect_sections(const polarquant::KVCache<T>& cache, const Bytes& bytes) {
   using A = AccumulatorOf<T>;
@@ -279,16 +279,38 @@ void expect_sections(const polarquant::KVCache<T>& cache, const Bytes& bytes) {
         ASSERT_EQ(std::memcmp(own.data(), code, own.size()), 0) << "token " << token;
         code += own.size();
       }
-      for (const A entry : of_values ? cache.value_mean(head) : cache.key_mean(head)) {
+      if (num_encoded == 0 || config.centering != polarquant::Centering::kGiven) continue;
+      for (const A entry :
+           of_values ? cache.value_center(head, num_sinks) : cache.key_center(head, num_sinks)) {
         ASSERT_EQ(entry, static_cast<A>(stored_number(polarquant::FloatType::kFloat64, mean)));
         mean += sizeof(double);
       }
     }
   }
-  EXPECT_EQ(mean, sections["MEAN"].data() + sections["MEAN"].size());
+  if (num_encoded > 0) {
+    EXPECT_EQ(mean, sections["MEAN"].data() + sections["MEAN"].size());
+  }
   EXPECT_EQ(sink, sections["SINK"].data() + sections["SINK"].size());
   EXPECT_EQ(code, sections["CODE"].data() + sections["CODE"].size());
   EXPECT_EQ(recent, sections["LAST"].data() + sections["LAST"].size());
+}
+
+// A cache loaded from bytes of an earlier version, and what is saved of it and loaded again.
+template <typename T>
+void expect_saved_again(polarquant::KVCache<T>& cache, const Bytes& bytes) {
+  expect_sections(cache, bytes);
+  const Bytes again = saved(cache);
+  ASSERT_EQ(number_at(again, 8), polarquant::detail::kSavedVersion);
+  polarquant::KVCache<T> other(cache.config(), cache.codec());
+  ASSERT_EQ(polarquant::load(again.data(), again.size(), other), again.size());
+  EXPECT_TRUE(state_of(other) == state_of(cache));
+  expect_sections(other, bytes);
+  EXPECT_EQ(saved(other), again);
+  // It goes on as the cache that was saved.
+  for (polarquant::KVCache<T>* const each : {&cache, &other}) {
+    replay({{SavedStep::kAppend, 900, 200}}, *each);
+  }
+  EXPECT_TRUE(state_of(other) == state_of(cache));
 }
 
 }  // namespace polarquant_test

@@ -30,9 +30,8 @@ template <typename Family>
 class SerializationTest : public testing::Test {
  protected:
   static KVCacheConfig make_config() { return polarquant_test::make_config<Family>(); }
-  static KVCacheConfig config_of(Centering centering = Centering::kEstimated) {
+  static KVCacheConfig config_of(Centering centering = Centering::kLocal) {
     KVCacheConfig config = segments_config<Family>(4, 50, centering);
-    config.num_centering_tokens = 30;
     return config;
   }
   static KVCache<float> filled_cache(Index num_tokens) {
@@ -107,7 +106,7 @@ TYPED_TEST(SerializationTest, ACopyADroppedFrontAndHolesAreSavedAsWhatTheyHold) 
 
 // Exact tokens and centring vectors, at every age of the cache.
 TYPED_TEST(SerializationTest, ExactTokensAndCentringVectorsAtEveryAge) {
-  for (const auto centering : {Centering::kNone, Centering::kGiven, Centering::kEstimated}) {
+  for (const auto centering : {Centering::kNone, Centering::kGiven, Centering::kLocal}) {
     const KVCacheConfig config = TestFixture::config_of(centering);
     for (const Index num_tokens : {0, 3, 4, 20, 34, 60, 90, 700}) {
       auto cache = make_cache<float>(config);
@@ -212,7 +211,7 @@ TEST(SavedStreamTest, ThatFailsIsAnError) {
 
 // A pipe can neither tell nor seek; a filter such as Boost's gzip can tell where it is.
 TEST(SavedStreamTest, NeedNotSeek) {
-  const KVCacheConfig config = segments_config(4, 50, Centering::kEstimated);
+  const KVCacheConfig config = segments_config(4, 50, Centering::kLocal);
   const auto cache = polarquant_test::filled_cache<float>(90, config);
   for (const bool can_tell : {false, true}) {
     for (const bool throws : {false, true}) {

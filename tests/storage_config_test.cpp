@@ -105,9 +105,9 @@ TEST(IsSupportedTest, NamesTheValueAndTheRule) {
   config = paper_64();
   config.centering = static_cast<Centering>(5);
   expect_reason(config, "centering is 5, not a Centering");
+  config.centering = static_cast<Centering>(2);  // an estimated mean, of saved caches only
+  expect_reason(config, "centering is 2, not a Centering");
   config = paper_64();
-  config.num_centering_tokens = 0;
-  expect_reason(config, "num_centering_tokens is 0, must be 1 .. kAllTokens = " + most);
   config = paper_64();
   config.centering = Centering::kGiven;
   expect_reason(config, "centering is kGiven, but key_mean and value_mean are empty");
@@ -238,12 +238,12 @@ KVCacheConfig random_config(polarquant::Random& random) {
   };
   config.num_sink_tokens = count();
   config.num_recent_tokens = count();
-  config.num_centering_tokens = count();
   if (garbage(3)) {
     config.exact_type =
         static_cast<polarquant::FloatType>(random_int(random, 0, garbage(9) ? 9 : 3));
   }
-  config.centering = static_cast<Centering>(random_int(random, 0, garbage(9) ? 5 : 2));
+  config.centering = static_cast<Centering>(random_int(random, 0, garbage(9) ? 5 : 1));
+  if (garbage(3)) config.centering = Centering::kLocal;
   const auto mean = [&](const CodecFormat& format) {
     const bool fits = format.is_set() && format.head_dim() > 0 && config.num_kv_heads > 0;
     std::vector<float> entries(

@@ -154,7 +154,7 @@ class KVCache {
 
   // Encodes now all exact tokens behind the sinks but the last num_kept, partial tiles too; with
   // num_recent_tokens = kAllTokens, after a prompt, this is the paper's setting, in which generated
-  // tokens stay exact. Does nothing while centring vectors still wait for tokens to estimate them.
+  // tokens stay exact. A span that begins among them has a centre of as many tokens as there are.
   void encode_recent(std::size_t num_kept = 0) { storage_.encode_recent(num_kept); }
 
   // Allocates for num_tokens tokens in all. Throws std::invalid_argument beyond kAllTokens.
@@ -171,9 +171,10 @@ class KVCache {
   std::size_t capacity() const { return storage_.capacity(); }
 
   // Forgets all but the first num_tokens tokens, exactly. A token that is a code stays one, even if
-  // it comes to be among the most recent; the window fills again with what is appended. Centring
-  // vectors stay. Throws std::invalid_argument if the cache holds fewer tokens. Memory stays
-  // allocated for what comes next. Cost: none.
+  // it comes to be among the most recent; the window fills again with what is appended. A span that
+  // keeps a code keeps its centre, and one that keeps none gets another. Throws
+  // std::invalid_argument if the cache holds fewer tokens. Memory stays allocated for what comes
+  // next. Cost: none.
   void truncate(std::size_t num_tokens_kept) {
     if (num_tokens_kept > num_tokens()) {
       detail::throw_invalid_argument({"truncate to ", num_tokens_kept, " tokens",
@@ -200,7 +201,7 @@ class KVCache {
   // sliding window hides is AttentionOptions::window's say.
   std::size_t drop_front(std::size_t num_tokens) { return storage_.drop_front(num_tokens); }
 
-  // Forgets all tokens, and centring vectors that were estimated. Memory stays allocated.
+  // Forgets all tokens. Memory stays allocated.
   void clear() { storage_.clear(); }
 
   // Gives back memory that the tokens held do not need.
@@ -279,7 +280,7 @@ class KVCache {
   // ---- Decoding ----
 
   // The keys (values) of one KV head as the cache holds them, [num_tokens(), head_dim]: codes
-  // decoded, centring vectors added, exact and removed tokens as they are. Throws
+  // decoded, centres added, exact and removed tokens as they are. Throws
   // std::invalid_argument if there is no such head.
   RowMatrix<Accumulator> decode_keys(int kv_head) const { return decode(Side::kKeys, kv_head); }
   RowMatrix<Accumulator> decode_values(int kv_head) const { return decode(Side::kValues, kv_head); }
@@ -292,7 +293,7 @@ class KVCache {
     decode(Side::kValues, kv_head, rows, scratch);
   }
 
-  // The code of one key or value (less the centring vector), bytes_per_vector() bytes as in
+  // The code of one key or value (less its centre), bytes_per_vector() bytes as in
   // docs/format.md. Throws std::invalid_argument if there is no such head or token, or the token is
   // exact.
   std::vector<std::byte> key_code(int kv_head, std::size_t token) const {
@@ -302,10 +303,14 @@ class KVCache {
     return code(Side::kValues, kv_head, token);
   }
 
-  // The centring vector of one KV head's keys (values), [head_dim]; empty: none, or not yet known.
-  // Throws std::invalid_argument if there is no such head.
-  std::vector<Accumulator> key_mean(int kv_head) const { return mean(Side::kKeys, kv_head); }
-  std::vector<Accumulator> value_mean(int kv_head) const { return mean(Side::kValues, kv_head); }
+  // What was subtracted from one key or value before it was encoded, [head_dim]; empty: nothing.
+  // Throws what key_code throws.
+  std::vector<Accumulator> key_center(int kv_head, std::size_t token) const {
+    return center(Side::kKeys, kv_head, token);
+  }
+  std::vector<Accumulator> value_center(int kv_head, std::size_t token) const {
+    return center(Side::kValues, kv_head, token);
+  }
 
   // Bytes of scratch that any one call on Rows needs.
   std::size_t scratch_bytes() const {
@@ -370,25 +375,22 @@ class KVCache {
     POLARQUANT_DCHECK(kv_head >= 0 && kv_head < config().num_kv_heads);
     POLARQUANT_DCHECK(rows.count == num_tokens());
     const auto& head = storage_.head(side, static_cast<std::size_t>(kv_head));
-    head.decode(codec()->side(side), storage_.segments(), storage_.mean_of(head), rows,
+    head.decode(codec()->side(side), storage_.segments(), rows,
                 detail::SideScratch<Accumulator>(*codec(), scratch));
   }
 
   std::vector<std::byte> code(Side side, int kv_head, std::size_t token) const {
-    const detail::HeadSide<Accumulator>& head = head_of(side, kv_head);
-    const detail::TokenSegments& segments = storage_.segments();
-    if (token >= num_tokens()) {
-      detail::throw_invalid_argument({"token ", token, ": the cache holds ", num_tokens()});
-    }
-    if (!segments.is_encoded(token)) {
-      detail::throw_invalid_argument({"token ", token, " is kept exact and has no code"});
-    }
-    return head.code(codec()->side(side), segments.slot(token));
+    return head_of(side, kv_head).code(codec()->side(side), storage_.encoded_slot(token));
   }
 
-  std::vector<Accumulator> mean(Side side, int kv_head) const {
+  std::vector<Accumulator> center(Side side, int kv_head, std::size_t token) const {
     const detail::HeadSide<Accumulator>& head = head_of(side, kv_head);
-    return storage_.mean_of(head) == nullptr ? std::vector<Accumulator>() : head.mean;
+    AlignedBuffer scratch(scratch_bytes());
+    const detail::SideScratch<Accumulator> work(*codec(), scratch.data());
+    const Accumulator* const found =
+        head.conditioning_of(codec()->side(side), storage_.encoded_slot(token), work).center;
+    if (found == nullptr) return {};
+    return std::vector<Accumulator>(found, found + codec()->side(side).head_dim());
   }
 
   Storage storage_;

@@ -29,8 +29,7 @@ const KVCache<float>& model(bool has_segments) {
     config.rotation = polarquant::RotationKind::kHadamard;
     config.num_sink_tokens = segments ? 2 : 0;
     config.num_recent_tokens = segments ? 3 : 0;
-    config.centering = segments ? polarquant::Centering::kEstimated : polarquant::Centering::kNone;
-    config.num_centering_tokens = 4;
+    config.centering = segments ? polarquant::Centering::kLocal : polarquant::Centering::kNone;
     config.exact_type = polarquant::FloatType::kFloat16;  // as in the corpus
     return KVCache<float>(config);
   };

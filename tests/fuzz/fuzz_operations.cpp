@@ -52,8 +52,7 @@ KVCacheConfig config_of(Input& input) {
   config.num_recent_tokens = input.next() % 80;
   config.exact_type = polarquant::FloatType::kFloat32;
   config.centering =
-      input.next() % 2 == 0 ? polarquant::Centering::kNone : polarquant::Centering::kEstimated;
-  config.num_centering_tokens = 1 + input.next() % 80;
+      input.next() % 2 == 0 ? polarquant::Centering::kNone : polarquant::Centering::kLocal;
   return config;
 }
 

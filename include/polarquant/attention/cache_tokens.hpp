@@ -6,6 +6,7 @@
 
 #include "polarquant/attention/query_group.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/head_side.hpp"
 #include "polarquant/storage/kv_storage.hpp"
@@ -25,8 +26,8 @@ class CacheTokens : public TokensBase<A> {
     this->num_tokens = segments_.num_tokens;
     this->num_exact = segments_.num_exact();
     this->exact_type = storage.exact_type();
-    this->key_mean = storage.mean_of(keys_);
-    this->value_mean = storage.mean_of(values_);
+    this->key_center = keys_.given_center();
+    this->value_center = values_.given_center();
     this->removed = &storage.removed();
   }
 
@@ -54,12 +55,18 @@ class CacheTokens : public TokensBase<A> {
       const std::size_t slot = tile * kTileTokens;
       visit(TilePiece{segments_.token_of(slot), (std::min)(end_slot, next * kTileTokens) - slot,
                       keys_.pages.tile(tile), values_.pages.tile(tile),
-                      next * kTileTokens < end_slot ? keys_.pages.tile(next) : nullptr});
+                      next * kTileTokens < end_slot ? keys_.pages.tile(next) : nullptr,
+                      slot % kSpanTokens, centers(keys_, slot), centers(values_, slot)});
       tile = next;
     }
   }
 
  private:
+  // From the span of a slot on.
+  static const std::byte* centers(const HeadSide<A>& head, std::size_t slot) {
+    return head.has_spans() ? head.pages.center(slot / kSpanTokens) : nullptr;
+  }
+
   template <typename Visit>
   static std::size_t visit_run(const ExactRows& keys, const ExactRows& values, std::size_t index,
                                std::size_t token, std::size_t count, const Visit& visit) noexcept {

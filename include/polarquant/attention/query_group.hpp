@@ -11,11 +11,13 @@
 #include "polarquant/attention/partial_rows.hpp"
 #include "polarquant/attention/query_row.hpp"
 #include "polarquant/attention/scratch.hpp"
+#include "polarquant/attention/token_pieces.hpp"
 #include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/kv_codec.hpp"
 #include "polarquant/storage/page_pool.hpp"
@@ -23,37 +25,6 @@
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
-
-// Consecutive exact tokens whose rows lie one behind the other, a page of them at most.
-struct ExactRun {
-  std::size_t token;  // the first
-  std::size_t count;
-  const std::byte* keys;
-  const std::byte* values;
-};
-
-// Consecutive encoded tokens from the first slot of a tile on, a page of them at most.
-struct TilePiece {
-  std::size_t token;  // the first
-  std::size_t count;
-  const std::byte* keys;
-  const std::byte* values;
-  const std::byte* next_keys;  // what is read after them; null: not known
-
-  std::size_t num_tiles() const { return (count + kTileTokens - 1) / kTileTokens; }
-};
-
-// What there is to attend to. Tokens come as ExactRun and TilePiece from visit_exact and
-// visit_tiles, which the type of tokens implements (CacheTokens, TileTokens).
-template <typename A>
-struct TokensBase {
-  std::size_t num_tokens = 0;
-  std::size_t num_exact = 0;
-  FloatType exact_type = FloatType::kFloat32;
-  const A* key_mean = nullptr;  // [head_dim], what was subtracted from encoded keys; null: nothing
-  const A* value_mean = nullptr;  // the same of values
-  const RemovedTokens* removed = nullptr;
-};
 
 // Queries [num_queries, ..] of which the heads first_head .. first_head + group_size - 1 share the
 // KV head; head h at columns h * head_dim.
@@ -121,9 +92,12 @@ class QueryGroup {
       state.is_finite &= is_finite(entry);
       exact[i] = scale * entry;
     }
-    keys_.prepare_query(exact, work_.prepared + row * keys_.prepared_size(), work_.codec_scratch);
-    for (std::size_t i = 0; tokens_.key_mean != nullptr && i < keys_.head_dim(); ++i) {
-      state.shift += exact[i] * tokens_.key_mean[i];
+    A* const rotated = work_.rotated_queries + row * work_.exact_width;
+    std::fill_n(rotated, work_.exact_width, A(0));
+    keys_.prepare_query(exact, work_.prepared + row * keys_.prepared_size(), work_.codec_scratch,
+                        A(1), nullptr, rotated);
+    for (std::size_t i = 0; tokens_.key_center != nullptr && i < keys_.head_dim(); ++i) {
+      state.given_shift += exact[i] * tokens_.key_center[i];
     }
   }
 
@@ -142,6 +116,47 @@ class QueryGroup {
     keys_.score_tiles({work_.prepared, num_rows_, keys_.prepared_size()}, piece.keys,
                       piece.num_tiles(), {work_.weights, num_rows_, kPageTokens},
                       work_.codec_scratch, next);
+  }
+
+  // The centres of a piece, [spans, padded head_dim], in the rotated basis.
+  Rows<const A> expand_centers(const Codec<A>& codec, const std::byte* codes,
+                               std::size_t count) noexcept {
+    const std::size_t width = ExactRows::padded_width(codec.head_dim());
+    const Rows<A> centers = {work_.centers, count, width};
+    codec.vectors().expand_centers({codes, count, codec.center_bytes()}, codec.head_dim(), centers);
+    for (std::size_t i = 0; width != codec.head_dim() && i < count; ++i) {
+      std::fill(centers.row(i) + codec.head_dim(), centers.row(i) + width, A(0));
+    }
+    return centers;
+  }
+
+  // What the scores of a piece lack, for every row.
+  void find_shifts(const TilePiece& piece) noexcept {
+    if (piece.key_centers == nullptr) {
+      for (std::size_t row = 0; row < num_rows_; ++row) {
+        std::fill_n(shifts_[row], kPageSpans, rows_[row].given_shift);
+      }
+      return;
+    }
+    const Rows<const A> centers = expand_centers(keys_, piece.key_centers, piece.num_spans());
+    for (std::size_t row = 0; row < num_rows_; ++row) {
+      keys_.vectors().dot_rows(work_.rotated_queries + row * work_.exact_width, centers,
+                               centers.stride, shifts_[row]);
+    }
+  }
+  SpanShifts<A> shifts_of(std::size_t row, const TilePiece& piece) const noexcept {
+    return {shifts_[row], kSpanTokens - piece.span_offset};
+  }
+
+  // center_sums += the centres of a piece's values, by the weights of its spans.
+  void add_centers(const TilePiece& piece) noexcept {
+    if (piece.value_centers == nullptr) return;
+    has_center_sums_ = true;
+    const Rows<const A> centers = expand_centers(values_, piece.value_centers, piece.num_spans());
+    for (std::size_t row = 0; row < num_rows_; ++row) {
+      values_.vectors().add_rows(span_weights_[row], centers, centers.stride,
+                                 work_.center_sums + row * work_.exact_width);
+    }
   }
 
   void score_exact(const ExactRun& run) noexcept {
@@ -185,24 +200,32 @@ class QueryGroup {
     }
   }
 
-  // Scores to softmax weights, for every row.
+  // Scores to softmax weights, for every row. piece: that of the codes; null: these are exact.
   void weigh(const AttentionOptions<A>& options, std::size_t num_queries, std::size_t token,
-             std::size_t num_tokens, std::size_t num_slots, bool are_codes) noexcept {
+             std::size_t num_tokens, std::size_t num_slots, const TilePiece* piece) noexcept {
     for (std::size_t row = 0; row < num_rows_; ++row) {
       QueryRow<A>& state = rows_[row];
       A* const weights = work_.weights + row * kPageTokens;
       const TokenSpan seen = state.seen(token, num_tokens);
+      SpanShifts<A> spans;
+      if (piece != nullptr) spans = shifts_of(row, *piece);
       state.finish_logits(keys_.vectors(), options, *tokens_.removed, num_queries, token, seen,
-                          are_codes, weights);
+                          spans, weights);
+      if (options.soft_cap != A(0)) spans.shifts = nullptr;  // It has taken them in.
       const A sum_of_codes = state.encoded_weight;
-      const A factor = state.weigh(keys_.vectors(), seen, num_slots, are_codes, weights);
+      std::fill_n(span_weights_[row], kPageSpans, A(0));
+      const A factor = state.weigh(keys_.vectors(), seen, num_slots, spans, piece != nullptr,
+                                   weights, span_weights_[row]);
       if (factor == A(1)) continue;
-      A* const exact_sums = work_.exact_sums + row * work_.exact_width;
-      for (std::size_t i = 0; i < work_.exact_width; ++i) exact_sums[i] *= factor;
+      scale(factor, work_.exact_sums + row * work_.exact_width, work_.exact_width);
       if (sum_of_codes == A(0)) continue;
-      A* const sums = work_.sums + row * values_.tile_sum_size();
-      for (std::size_t i = 0; i < values_.tile_sum_size(); ++i) sums[i] *= factor;
+      scale(factor, work_.sums + row * values_.tile_sum_size(), values_.tile_sum_size());
+      scale(factor, work_.center_sums + row * work_.exact_width, work_.exact_width);
     }
+  }
+
+  static void scale(A factor, A* numbers, std::size_t count) noexcept {
+    for (std::size_t i = 0; i < count; ++i) numbers[i] *= factor;
   }
 
   void finish(std::size_t row, const AttentionOptions<A>& options,
@@ -210,19 +233,18 @@ class QueryGroup {
     QueryRow<A>& state = rows_[row];
     if (target.softmax.data != nullptr) {
       write_output(row, A(1), target.output);
-      state.softmax.maximum += state.missing(options);
       if (!state.is_finite) state.softmax.sum = kNaN;
       target.softmax.row(state.query)[state.head] = state.softmax;
       return;
     }
     A factor(1);
     if (options.sink_logits != nullptr) {
-      factor = state.softmax.add_logit(options.sink_logits[state.head] - state.missing(options));
+      factor = state.softmax.add_logit(options.sink_logits[state.head]);
     }
     write_output(row, factor * state.softmax.normalizer(), target.output);
   }
 
-  // output = factor * sum of w_j v_j, turned back from the rotated basis, the mean added.
+  // output = factor * sum of w_j v_j, turned back from the rotated basis, the centres added.
   void write_output(std::size_t row, A factor, Rows<A> output) noexcept {
     const QueryRow<A>& state = rows_[row];
     const std::size_t head_dim = values_.head_dim();
@@ -230,14 +252,15 @@ class QueryGroup {
     // Fixed point knows no NaN, and a softmax of NaN has no weights: it is said here.
     if (!state.is_finite) factor = kNaN;
     values_.finish_tiles(work_.sums + row * values_.tile_sum_size(), factor, out,
-                         work_.codec_scratch);
+                         work_.codec_scratch,
+                         has_center_sums_ ? work_.center_sums + row * work_.exact_width : nullptr);
     if (tokens_.num_exact > 0) {
       const A* const exact_sums = work_.exact_sums + row * work_.exact_width;
       for (std::size_t i = 0; i < head_dim; ++i) out[i] += factor * exact_sums[i];
     }
-    if (tokens_.value_mean != nullptr) {
+    if (tokens_.value_center != nullptr) {
       const A share = factor * state.encoded_weight;
-      for (std::size_t i = 0; i < head_dim; ++i) out[i] += share * tokens_.value_mean[i];
+      for (std::size_t i = 0; i < head_dim; ++i) out[i] += share * tokens_.value_center[i];
     }
   }
 
@@ -246,7 +269,10 @@ class QueryGroup {
   const Tokens& tokens_;
   const AttentionScratch<A>& work_;
   std::size_t num_rows_ = 0;
+  bool has_center_sums_ = false;
   QueryRow<A> rows_[kMaxQueryRows];
+  A shifts_[kMaxQueryRows][kPageSpans];        // of the piece at hand
+  A span_weights_[kMaxQueryRows][kPageSpans];  // of the piece at hand
 };
 
 template <typename A, typename Tokens>
@@ -269,22 +295,26 @@ void QueryGroup<A, Tokens>::attend(const GroupQueries<T>& queries,
     }
     std::fill_n(work_.sums, num_rows_ * values_.tile_sum_size(), A(0));
     std::fill_n(work_.exact_sums, num_rows_ * work_.exact_width, A(0));
+    std::fill_n(work_.center_sums, num_rows_ * work_.exact_width, A(0));
+    has_center_sums_ = false;
     // Exact tokens first: while they come there are no sums of codes, which take longer to
     // shrink.
     tokens_.visit_exact(span, [&](const ExactRun& run) {
       if (!is_seen(run.token, run.count)) return;
       score_exact(run);
-      weigh(options, queries.rows.count, run.token, run.count, run.count, false);
+      weigh(options, queries.rows.count, run.token, run.count, run.count, nullptr);
       add_exact(run);
     });
     tokens_.visit_tiles(span, [&](const TilePiece& piece) {
       if (!is_seen(piece.token, piece.count)) return;
       score_piece(piece, piece.values);
+      find_shifts(piece);
       weigh(options, queries.rows.count, piece.token, piece.count, piece.num_tiles() * kTileTokens,
-            true);
+            &piece);
       values_.accumulate_tiles({work_.weights, num_rows_, kPageTokens}, piece.values,
                                piece.num_tiles(), {work_.sums, num_rows_, values_.tile_sum_size()},
                                work_.codec_scratch, piece.next_keys);
+      add_centers(piece);
     });
     for (std::size_t row = 0; row < num_rows_; ++row) finish(row, options, target);
   });
@@ -296,14 +326,18 @@ void QueryGroup<A, Tokens>::scores(const GroupQueries<T>& queries, TokenRange ra
                                    std::size_t num_query_heads) noexcept {
   const TokenSpan span = {range.first, range.end_within(tokens_.num_tokens)};
   for_each_batch(queries, A(1), [&] {
-    const auto copy_scores = [&](std::size_t token, std::size_t count, bool are_codes) {
+    const auto copy_scores = [&](std::size_t token, std::size_t count, const TilePiece* piece) {
       const TokenSpan asked = span.within(token, count);
       for (std::size_t row = 0; row < num_rows_; ++row) {
         const QueryRow<A>& state = rows_[row];
         const A* const from = work_.weights + row * kPageTokens;
         A* const to = scores.row(state.query * num_query_heads + state.head) + token;
-        const A shift = are_codes ? state.shift : A(0);
-        for (std::size_t i = asked.begin; i < asked.end; ++i) to[i] = from[i] + shift;
+        SpanShifts<A> spans;
+        if (piece != nullptr) spans = shifts_of(row, *piece);
+        spans.for_each(asked, [&](std::size_t part, std::size_t begin, std::size_t end) {
+          const A shift = spans.shift(part);
+          for (std::size_t i = begin; i < end; ++i) to[i] = from[i] + shift;
+        });
         // Fixed point knows no NaN: it is said here.
         if (!state.is_finite) std::fill(to + asked.begin, to + asked.end, kNaN);
         tokens_.removed->for_each_within(token, count, [&](std::size_t begin, std::size_t size) {
@@ -316,11 +350,12 @@ void QueryGroup<A, Tokens>::scores(const GroupQueries<T>& queries, TokenRange ra
     };
     tokens_.visit_exact(span, [&](const ExactRun& run) {
       score_exact(run);
-      copy_scores(run.token, run.count, false);
+      copy_scores(run.token, run.count, nullptr);
     });
     tokens_.visit_tiles(span, [&](const TilePiece& piece) {
       score_piece(piece, piece.next_keys);
-      copy_scores(piece.token, piece.count, true);
+      find_shifts(piece);
+      copy_scores(piece.token, piece.count, &piece);
     });
   });
 }

@@ -10,6 +10,7 @@
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/kernels/kernel_table.hpp"
 #include "polarquant/storage/removed_tokens.hpp"
 
@@ -39,10 +40,29 @@ inline std::ptrdiff_t position_of(std::ptrdiff_t first, std::size_t index) {
   return first > kLast - step ? kLast : first + step;
 }
 
-// A is float or double. Logits of codes lack q . mean, which `shift` holds. Adding a constant to
-// all logits of a query changes nothing, so the constant is subtracted from the logits of exact
-// tokens, which are few, instead of being added to those of codes, which are many. A soft-cap does
-// depend on it: under one, the shift is added before and gone afterwards.
+// What the scores of consecutive tokens lack: q . c for the c that was subtracted from their keys,
+// the same for all tokens of a span.
+template <typename A>
+struct SpanShifts {
+  const A* shifts = nullptr;  // by span; null: they lack nothing
+  std::size_t first_end = (std::numeric_limits<std::size_t>::max)();  // where the first span ends
+
+  A shift(std::size_t span) const { return shifts == nullptr ? A(0) : shifts[span]; }
+
+  // Calls visit(span, begin, end) for what each span has of some of the tokens.
+  template <typename Visit>
+  void for_each(TokenSpan tokens, const Visit& visit) const noexcept {
+    for (std::size_t begin = tokens.begin; begin < tokens.end;) {
+      const std::size_t span = begin < first_end ? 0 : 1 + (begin - first_end) / kSpanTokens;
+      const std::size_t end = (std::min)(tokens.end, first_end + span * kSpanTokens);
+      visit(span, begin, end);
+      begin = end;
+    }
+  }
+};
+
+// A is float or double. A shift is never added to logits but where a soft-cap wants them true: it
+// comes to the maximum of a span's and is gone again from what their exponentials are relative to.
 template <typename A>
 struct QueryRow {
   std::size_t query = 0;
@@ -51,7 +71,7 @@ struct QueryRow {
   TokenSpan visible;
   TokenSpan hidden;  // of the visible: between the sinks and the window
   bool is_finite = true;
-  A shift = A(0);
+  A given_shift = A(0);  // q . c for the centre that all codes share
 
   OnlineSoftmax<A> softmax;
   A encoded_weight = A(0);  // what the encoded tokens have of the softmax's sum
@@ -87,15 +107,15 @@ struct QueryRow {
   // says.
   void finish_logits(const VectorKernels<A>& kernels, const AttentionOptions<A>& options,
                      const RemovedTokens& removed, std::size_t num_queries, std::size_t token,
-                     TokenSpan seen, bool are_codes, A* scores) const noexcept {
+                     TokenSpan seen, const SpanShifts<A>& spans, A* scores) const noexcept {
     if (seen.is_empty()) return;
     A* const logits = scores + seen.begin;
     const std::size_t first = token + seen.begin;
     const std::size_t count = seen.end - seen.begin;
     if (options.soft_cap != A(0)) {
-      kernels.cap_logits(logits, count, options.soft_cap, are_codes ? shift : A(0));
-    } else if (!are_codes && shift != A(0)) {
-      for (std::size_t i = 0; i < count; ++i) logits[i] -= shift;
+      spans.for_each(seen, [&](std::size_t span, std::size_t begin, std::size_t end) {
+        kernels.cap_logits(scores + begin, end - begin, options.soft_cap, spans.shift(span));
+      });
     }
     if (options.alibi_slopes != nullptr) {
       const A slope = options.alibi_slopes[head];
@@ -116,26 +136,30 @@ struct QueryRow {
     if (!lost.is_empty()) hide(lost.begin, lost.end - lost.begin);
   }
 
-  // What the logits of this row still lack.
-  A missing(const AttentionOptions<A>& options) const {
-    return options.soft_cap != A(0) ? A(0) : shift;
-  }
-
-  // Turns the logits of the tokens `seen` into softmax weights and those of the other slots into 0.
-  // Returns the factor by which what has been summed so far shrinks.
-  A weigh(const VectorKernels<A>& kernels, TokenSpan seen, std::size_t num_slots, bool are_codes,
-          A* logits) noexcept {
+  // Turns the logits of the tokens `seen` into softmax weights and those of the other slots into 0;
+  // weights of whole spans to span_weights. Returns the factor by which what has been summed so far
+  // shrinks.
+  A weigh(const VectorKernels<A>& kernels, TokenSpan seen, std::size_t num_slots,
+          const SpanShifts<A>& spans, bool are_codes, A* logits, A* span_weights) noexcept {
     std::fill(logits, logits + seen.begin, A(0));
     std::fill(logits + seen.end, logits + num_slots, A(0));
     if (seen.is_empty()) return A(1);
-    A* const weights = logits + seen.begin;
-    const std::size_t count = seen.end - seen.begin;
-    const A factor = softmax.raise_maximum(kernels.maximum(weights, count));
+    A largest = -std::numeric_limits<A>::infinity();
+    spans.for_each(seen, [&](std::size_t span, std::size_t begin, std::size_t end) {
+      largest =
+          (std::max)(largest, kernels.maximum(logits + begin, end - begin) + spans.shift(span));
+    });
+    const A factor = softmax.raise_maximum(largest);
     if (is_negative_infinity(softmax.maximum)) {  // All of them are masked.
-      std::fill_n(weights, count, A(0));
+      std::fill(logits + seen.begin, logits + seen.end, A(0));
       return A(1);
     }
-    const A sum = kernels.exponentiate(weights, count, softmax.maximum);
+    A sum(0);
+    spans.for_each(seen, [&](std::size_t span, std::size_t begin, std::size_t end) {
+      span_weights[span] =
+          kernels.exponentiate(logits + begin, end - begin, softmax.maximum - spans.shift(span));
+      sum += span_weights[span];
+    });
     softmax.sum += sum;
     encoded_weight = factor * encoded_weight + (are_codes ? sum : A(0));
     return factor;

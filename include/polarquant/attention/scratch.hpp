@@ -30,6 +30,9 @@ struct AttentionScratch {
     sums = arena.template take<A>(kMaxQueryRows * codec.values().tile_sum_size());
     exact_queries = arena.template take<A>(kMaxQueryRows * exact_width);
     exact_sums = arena.template take<A>(kMaxQueryRows * exact_width);
+    rotated_queries = arena.template take<A>(kMaxQueryRows * exact_width);
+    center_sums = arena.template take<A>(kMaxQueryRows * exact_width);
+    centers = arena.template take<A>(kPageSpans * exact_width);
     exact_rows = arena.template take<A>(kTileTokens * exact_width);
     codec_scratch = arena.template take<std::byte>(
         (std::max)(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
@@ -42,6 +45,9 @@ struct AttentionScratch {
   A* sums;                  // [kMaxQueryRows, tile_sum_size]: of codes
   A* exact_queries;         // [kMaxQueryRows, exact_width]
   A* exact_sums;            // [kMaxQueryRows, exact_width]: of exact values
+  A* rotated_queries;       // [kMaxQueryRows, exact_width]
+  A* center_sums;           // [kMaxQueryRows, exact_width]: of centres of values, rotated
+  A* centers;               // [kPageSpans, exact_width], expanded, rotated
   A* exact_rows;            // [kTileTokens, exact_width], expanded
   std::byte* codec_scratch;
   std::size_t num_bytes;

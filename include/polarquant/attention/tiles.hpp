@@ -10,6 +10,8 @@
 #include "polarquant/attention/scratch.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/codec/codec.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/kv_codec.hpp"
 #include "polarquant/storage/page_pool.hpp"
@@ -19,11 +21,15 @@ POLARQUANT_BEGIN_NAMESPACE
 
 // Consecutive tokens of one KV head, such as a page of a paged cache: their key tiles and their
 // value tiles, each one tile after another, aligned to kAlignment, made by Codec::encode_tile. All
-// tiles of a run are full but the last.
+// tiles of a run are full but the last. A side may be centred: its centres are those of the run's
+// tokens 0 .. kSpanTokens - 1, of the next kSpanTokens, and so on, made by Codec::encode_center,
+// one behind the other.
 struct TileRun {
   const std::byte* keys = nullptr;
   const std::byte* values = nullptr;
   std::size_t num_tokens = 0;
+  const std::byte* key_centers = nullptr;  // [spans of the run, center_bytes()]; null: not centred
+  const std::byte* value_centers = nullptr;
 };
 
 // The tokens of one KV head of one sequence: runs that follow each other.
@@ -37,10 +43,7 @@ namespace detail {
 template <typename A>
 class TileTokens : public TokensBase<A> {
  public:
-  TileTokens(const KVCodec<A>& codec, TileRuns runs)
-      : key_tile_bytes_(codec.keys().tile_bytes()),
-        value_tile_bytes_(codec.values().tile_bytes()),
-        runs_(runs) {
+  TileTokens(const KVCodec<A>& codec, TileRuns runs) : codec_(codec), runs_(runs) {
     for (std::size_t i = 0; i < runs.count; ++i) this->num_tokens += runs.runs[i].num_tokens;
     this->removed = &none_;
   }
@@ -55,16 +58,18 @@ class TileTokens : public TokensBase<A> {
       const TileRun& run = runs_.runs[i];
       const TokenSpan part = span.within(token, run.num_tokens);
       for (std::size_t first = part.begin / kTileTokens * kTileTokens; first < part.end;) {
-        const std::size_t tile = first / kTileTokens;
-        const std::size_t count = (std::min)(kPageTokens, part.end - first);
+        const std::size_t page_end = (first / kPageTokens + 1) * kPageTokens;
+        const std::size_t count = (std::min)(page_end, part.end) - first;
         const std::byte* next = nullptr;
-        if (first + count < part.end) {
-          next = run.keys + (tile + kPageTiles) * key_tile_bytes_;
+        if (page_end < part.end) {
+          next = tile(codec_.keys(), run.keys, page_end);
         } else if (i + 1 < runs_.count) {
           next = runs_.runs[i + 1].keys;
         }
-        visit(TilePiece{token + first, count, run.keys + tile * key_tile_bytes_,
-                        run.values + tile * value_tile_bytes_, next});
+        visit(TilePiece{token + first, count, tile(codec_.keys(), run.keys, first),
+                        tile(codec_.values(), run.values, first), next, first % kSpanTokens,
+                        center(codec_.keys(), run.key_centers, first),
+                        center(codec_.values(), run.value_centers, first)});
         first += count;
       }
       token += run.num_tokens;
@@ -72,8 +77,16 @@ class TileTokens : public TokensBase<A> {
   }
 
  private:
-  std::size_t key_tile_bytes_;
-  std::size_t value_tile_bytes_;
+  // Of a token of a run.
+  static const std::byte* tile(const Codec<A>& codec, const std::byte* tiles, std::size_t token) {
+    return tiles + token / kTileTokens * codec.tile_bytes();
+  }
+  static const std::byte* center(const Codec<A>& codec, const std::byte* centers,
+                                 std::size_t token) {
+    return centers == nullptr ? nullptr : centers + token / kSpanTokens * codec.center_bytes();
+  }
+
+  const KVCodec<A>& codec_;
   TileRuns runs_;
   RemovedTokens none_;
 };

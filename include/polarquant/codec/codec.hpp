@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -17,25 +17,14 @@
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec_format.hpp"
+#include "polarquant/codec/conditioning.hpp"
+#include "polarquant/codec/encode_result.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/kernels/dispatch.hpp"
 #include "polarquant/method/rotation.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
-
-// Why a vector could not be taken in.
-enum class EncodeFailure : std::uint8_t {
-  kNone = 0,
-  kNotFinite = 1,   // a coordinate is NaN or infinite
-  kOutOfRange = 2,  // the norm (or a coordinate that is kept as it is) is beyond its type's range
-  kNoCapacity = 3,  // append on Rows: the cache has no room of its own for so many tokens
-};
-
-// How many rows were encoded, and why not the next one.
-struct [[nodiscard]] EncodeResult {
-  std::size_t num_encoded = 0;
-  EncodeFailure failure = EncodeFailure::kNone;
-};
 
 // Encodes and decodes vectors of one format with one rotation.
 //
@@ -88,44 +77,49 @@ class Codec {
   // the first row that cannot be encoded and says so; the codes of the rows before it are valid. A
   // zero vector becomes a code that decodes to exact zeros. Equal values give equal bytes whatever
   // their type, the machine and the batch are.
-  EncodeResult encode(Rows<const A> rows, Rows<std::byte> codes,
-                      std::byte* scratch) const noexcept {
-    const Scratch work(*this, scratch);
-    return encode_pieces(rows, codes, work);
+  EncodeResult encode(Rows<const A> rows, Rows<std::byte> codes, std::byte* scratch,
+                      const Conditioning<A>& conditioning = {}) const noexcept {
+    return encode<A>(rows, codes, scratch, conditioning);
   }
   template <typename T>
-  EncodeResult encode(Rows<const T> rows, Rows<std::byte> codes,
-                      std::byte* scratch) const noexcept {
+  EncodeResult encode(Rows<const T> rows, Rows<std::byte> codes, std::byte* scratch,
+                      const Conditioning<A>& conditioning = {}) const noexcept {
     const Scratch work(*this, scratch);
-    return in_pieces(rows, work, [&](std::size_t first, Rows<const A> piece) {
+    return in_pieces(rows, conditioning, work, [&](std::size_t first, Rows<const A> piece) {
       return encode_pieces(piece, codes.block(first, piece.count), work);
     });
   }
 
   // Decodes codes [codes.count] (stride in bytes) to rows [codes.count, head_dim].
-  void decode(Rows<const std::byte> codes, Rows<A> rows, std::byte* scratch) const noexcept {
+  void decode(Rows<const std::byte> codes, Rows<A> rows, std::byte* scratch,
+              const Conditioning<A>& conditioning = {}) const noexcept {
     const Scratch work(*this, scratch);
     for (std::size_t row = 0; row < codes.count; ++row) {
       expand_code(codes.row(row), work.rotated, work.family);
       vectors_.rotate_back(rotation(), work.rotated, rows.row(row));
+      conditioning.undo(rows.row(row), head_dim());
     }
   }
 
   // Entries of a prepared query.
   std::size_t prepared_size() const { return prepared_size_; }
 
-  // Rotates scale * query, [head_dim], and makes of it what its products with codes need, once for
-  // all codes it meets. prepared: [prepared_size()], aligned to kAlignment.
+  // Rotates scale * query / scales, [head_dim] each, and makes of it what its products with codes
+  // need, once for all of them. prepared: [prepared_size()], aligned to kAlignment. scales: those
+  // of the codes' Conditioning. rotated: takes the rotated query, for products with centres, or
+  // null.
   template <typename T>
-  void prepare_query(const T* query, A* prepared, std::byte* scratch,
-                     A scale = A(1)) const noexcept {
+  void prepare_query(const T* query, A* prepared, std::byte* scratch, A scale = A(1),
+                     const A* scales = nullptr, A* rotated = nullptr) const noexcept {
     POLARQUANT_DCHECK(detail::is_aligned(prepared) && "prepared queries must be aligned to 64");
     const Scratch work(*this, scratch);
+    if (rotated == nullptr) rotated = work.rotated;
     for (std::size_t i = 0; i < head_dim(); ++i) {
       work.given[i] = scale * static_cast<A>(query[i]);
     }
-    vectors_.rotate(rotation(), work.given, work.rotated);
-    prepare_rotated(work.rotated, prepared, work.family);
+    for (std::size_t i = 0; scales != nullptr && i < head_dim(); ++i) work.given[i] /= scales[i];
+    vectors_.rotate(rotation(), work.given, rotated);
+    prepare_rotated(rotated, prepared, work.family);
   }
 
   // <query, decode(code)>, without decoding.
@@ -168,23 +162,29 @@ class Codec {
   // kTileTokens. Other slots stay as they are. Zero a tile before its first use: a slot of zero
   // bytes is a zero vector.
   EncodeResult encode_tile(Rows<const A> rows, std::size_t first_slot, std::byte* tile,
-                           std::byte* scratch) const noexcept {
-    POLARQUANT_DCHECK(first_slot + rows.count <= kTileTokens);
-    return encode_slots(rows, first_slot, tile, scratch);
+                           std::byte* scratch,
+                           const Conditioning<A>& conditioning = {}) const noexcept {
+    return encode_tile<A>(rows, first_slot, tile, scratch, conditioning);
   }
   template <typename T>
   EncodeResult encode_tile(Rows<const T> rows, std::size_t first_slot, std::byte* tile,
-                           std::byte* scratch) const noexcept {
+                           std::byte* scratch,
+                           const Conditioning<A>& conditioning = {}) const noexcept {
+    POLARQUANT_DCHECK(first_slot + rows.count <= kTileTokens);
     const Scratch work(*this, scratch);
-    return in_pieces(rows, work, [&](std::size_t first, Rows<const A> piece) {
+    return in_pieces(rows, conditioning, work, [&](std::size_t first, Rows<const A> piece) {
       return encode_slots(piece, first_slot + first, tile, work.family);
     });
   }
 
   // Decodes the first rows.count slots of a tile to rows [rows.count, head_dim].
-  void decode_tile(const std::byte* tile, Rows<A> rows, std::byte* scratch) const noexcept {
+  void decode_tile(const std::byte* tile, Rows<A> rows, std::byte* scratch,
+                   const Conditioning<A>& conditioning = {}) const noexcept {
     POLARQUANT_DCHECK(rows.count <= kTileTokens);
     decode_slots(tile, rows, scratch);
+    for (std::size_t row = 0; row < rows.count; ++row) {
+      conditioning.undo(rows.row(row), head_dim());
+    }
   }
 
   // scores.row(i)[j] = <query i, vector j of the tiles>, i < prepared.count, j < num_tiles *
@@ -225,14 +225,37 @@ class Codec {
     });
   }
 
-  // output = factor * (the sum) S^T. sum: [tile_sum_size()]; output: [head_dim].
-  void finish_tiles(const A* sum, A factor, A* output, std::byte* scratch) const noexcept {
+  // output = factor * (the sum + addend) S^T. sum: [tile_sum_size()]; output: [head_dim]; addend:
+  // [head_dim], in the rotated basis, or null.
+  void finish_tiles(const A* sum, A factor, A* output, std::byte* scratch,
+                    const A* addend = nullptr) const noexcept {
     const Scratch work(*this, scratch);
     reduce_sum(sum, factor, work.rotated);
+    for (std::size_t i = 0; addend != nullptr && i < head_dim(); ++i) {
+      work.rotated[i] = detail::fused(factor, addend[i], work.rotated[i]);
+    }
     vectors_.rotate_back(rotation(), work.rotated, output);
   }
 
-  // For attention: rotations, exact rows, softmax.
+  // ---- Centres of spans ----
+
+  std::size_t center_bytes() const { return detail::center_bytes(head_dim()); }
+
+  // The code of a centre, [head_dim] (of what is scaled): center_bytes() bytes.
+  void encode_center(const A* center, std::byte* code, std::byte* scratch) const noexcept {
+    const Scratch work(*this, scratch);
+    vectors_.rotate(rotation(), center, work.rotated);
+    detail::encode_center(work.rotated, head_dim(), code);
+  }
+
+  // What is to be subtracted from the span's vectors, Conditioning::center: [head_dim].
+  void decode_center(const std::byte* code, A* center, std::byte* scratch) const noexcept {
+    const Scratch work(*this, scratch);
+    vectors_.expand_centers({code, 1, center_bytes()}, head_dim(), {work.rotated, 1, head_dim()});
+    vectors_.rotate_back(rotation(), work.rotated, center);
+  }
+
+  // For attention: rotations, centres, exact rows, softmax.
   const detail::VectorKernels<A>& vectors() const { return vectors_; }
 
  protected:
@@ -301,7 +324,7 @@ class Codec {
       detail::ScratchArena arena(base);
       family = arena.template take<std::byte>(codec.family_scratch_bytes_);
       given = arena.template take<A>(codec.head_dim_);
-      rotated = arena.template take<A>(codec.head_dim_);
+      rotated = arena.template take<A>(8 * detail::center_words(codec.head_dim_));
       codes = arena.template take<std::byte>(kBatchTokens * codec.bytes_per_vector_);
       rows = arena.template take<A>(kTileTokens * codec.head_dim_);
       weights = arena.template take<A>(kSharedRows * kBatchTokens);
@@ -311,7 +334,7 @@ class Codec {
 
     std::byte* family;  // Sizes::scratch_bytes; the first, so that it is the scratch itself
     A* given;           // [head_dim]
-    A* rotated;         // [head_dim]
+    A* rotated;         // [head_dim], and what else a centre's words hold
     std::byte* codes;   // tiles of kBatchTokens vectors
     A* rows;            // [kTileTokens, head_dim]
     A* weights;         // [kSharedRows, kBatchTokens], or scores
@@ -338,10 +361,10 @@ class Codec {
     return format;
   }
 
-  // Calls encode(first row, rows as A) for a tile of rows of another type at a time.
+  // Calls encode(first row, conditioned rows as A) for a tile of rows at a time, or once for all.
   template <typename T, typename Encode>
-  EncodeResult in_pieces(Rows<const T> rows, const Scratch& work,
-                         const Encode& encode) const noexcept;
+  EncodeResult in_pieces(Rows<const T> rows, const Conditioning<A>& conditioning,
+                         const Scratch& work, const Encode& encode) const noexcept;
 
   // Through a tile of scratch, a row at a time where they are few.
   EncodeResult encode_pieces(Rows<const A> rows, Rows<std::byte> codes,

@@ -4,25 +4,30 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <type_traits>
 
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/conditioning.hpp"
 #include "polarquant/codes/tile.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
 template <typename A>
 template <typename T, typename Encode>
-EncodeResult Codec<A>::in_pieces(Rows<const T> rows, const Scratch& work,
-                                 const Encode& encode) const noexcept {
+EncodeResult Codec<A>::in_pieces(Rows<const T> rows, const Conditioning<A>& conditioning,
+                                 const Scratch& work, const Encode& encode) const noexcept {
+  if constexpr (std::is_same_v<T, A>) {
+    if (conditioning.is_identity()) return encode(0, rows);
+  }
   for (std::size_t first = 0; first < rows.count; first += kTileTokens) {
     const Rows<A> piece = {work.rows, (std::min)(kTileTokens, rows.count - first), head_dim()};
     for (std::size_t row = 0; row < piece.count; ++row) {
-      for (std::size_t i = 0; i < head_dim(); ++i) {
-        piece.row(row)[i] = static_cast<A>(rows.row(first + row)[i]);
-      }
+      A* const to = piece.row(row);
+      for (std::size_t i = 0; i < head_dim(); ++i) to[i] = static_cast<A>(rows.row(first + row)[i]);
+      vectors_.condition(conditioning.scales, conditioning.center, head_dim(), to);
     }
     const EncodeResult result = encode(first, piece);
     if (result.failure != EncodeFailure::kNone) {

@@ -9,6 +9,7 @@
 #include "polarquant/base/isa.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codes/tile.hpp"
+#include "polarquant/kernels/loops/center.hpp"
 #include "polarquant/kernels/loops/decode.hpp"
 #include "polarquant/kernels/loops/encode.hpp"
 #include "polarquant/kernels/loops/exact.hpp"
@@ -26,7 +27,7 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-// What rotations, exact rows and softmax need, whatever the codes are. A: float or double.
+// What rotations, centres, exact rows and softmax need, whatever the codes are. A: float or double.
 template <typename A>
 struct VectorKernels {
   decltype(&loops::rotate<A>) rotate;
@@ -38,6 +39,8 @@ struct VectorKernels {
   decltype(&loops::expand<A>) expand;
   decltype(&loops::dot_rows<A>) dot_rows;
   decltype(&loops::add_rows<A>) add_rows;
+  decltype(&loops::expand_centers<A>) expand_centers;
+  decltype(&loops::condition<A>) condition;
 
   // The loops compiled by Call, which POLARQUANT_DEFINE_CALLS made.
   template <template <auto> class Call>
@@ -46,7 +49,8 @@ struct VectorKernels {
             Call<&loops::reduce_lanes<A>>::call, Call<&loops::maximum<A>>::call,
             Call<&loops::exponentiate<A>>::call, Call<&loops::cap_logits<A>>::call,
             Call<&loops::expand<A>>::call,       Call<&loops::dot_rows<A>>::call,
-            Call<&loops::add_rows<A>>::call};
+            Call<&loops::add_rows<A>>::call,     Call<&loops::expand_centers<A>>::call,
+            Call<&loops::condition<A>>::call};
   }
 };
 

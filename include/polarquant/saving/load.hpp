@@ -5,25 +5,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <fstream>
 #include <istream>
 #include <limits>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-#include "polarquant/base/checksum.hpp"
 #include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
-#include "polarquant/codec/families.hpp"
+#include "polarquant/codec/codec_format.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/kv_cache.hpp"
-#include "polarquant/method/rotation.hpp"
 #include "polarquant/saving/byte_streams.hpp"
+#include "polarquant/saving/saved_info.hpp"
 #include "polarquant/saving/saved_layout.hpp"
 #include "polarquant/saving/saved_settings.hpp"
 #include "polarquant/storage/config.hpp"
@@ -33,77 +31,7 @@
 #include "polarquant/storage/token_segments.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
-
-// What a saved file says of itself.
-struct SavedCacheInfo {
-  std::uint64_t version = 0;    // of the format
-  std::uint64_t num_bytes = 0;  // of the whole
-  std::size_t num_tokens = 0;
-
-  // What loads it, with as many query heads as KV heads. To be set before: a format whose codebooks
-  // were given, or of a family that the library does not bring; a mean that was given for one of
-  // two sides of equal width, of which version 1 does not say the side.
-  KVCacheConfig config;
-
-  // The formats, for people.
-  std::string key_format;
-  std::string value_format;
-};
-
 namespace detail {
-
-struct SavedHeader {
-  std::uint64_t version;
-  std::uint64_t total;  // bytes of the whole
-};
-
-inline SavedHeader read_header(ByteSource& source, SectionReader& reader) {
-  std::byte header[kSavedHeaderBytes];
-  if (source.num_left() == 0) throw_runtime_error("loading: there are no bytes, it is empty");
-  std::memcpy(header, reader.take(sizeof header), sizeof header);
-  if (std::memcmp(header, kSavedMagic, 8) != 0) {
-    throw_runtime_error({"loading: this is no saved cache, it does not begin with \"",
-                         std::string_view(kSavedMagic, 7), "\""});
-  }
-  Checksum checksum;
-  checksum.add(header, 24);
-  SavedHeader found;
-  std::uint64_t sum;
-  std::memcpy(&found.version, header + 8, 8);
-  std::memcpy(&found.total, header + 16, 8);
-  std::memcpy(&sum, header + 24, 8);
-  if (sum != checksum.value()) {
-    throw_runtime_error("loading: the checksum of the header is wrong: damaged");
-  }
-  if (found.version < 1 || found.version > kSavedVersion) {
-    throw_runtime_error({"loading: the saved cache has version ", found.version,
-                         ", this library reads versions 1 to ", kSavedVersion});
-  }
-  if (found.total < kSavedHeaderBytes || found.total > kMaxSavedBytes) {
-    throw_runtime_error({"loading: a saved cache of ", found.total, " bytes: damaged"});
-  }
-  const std::uint64_t left = source.num_left();
-  if (left != ByteSource::kUnknown && found.total - kSavedHeaderBytes > left) {
-    throw_runtime_error({"loading: ", kSavedHeaderBytes + left, " bytes of a saved cache of ",
-                         found.total, ": truncated"});
-  }
-  return found;
-}
-
-struct SavedCounts {
-  std::uint64_t num_tokens, num_encoded, mean_is_pending, num_removed;
-};
-
-inline SavedCounts read_counts(SectionReader& reader, std::uint64_t version) {
-  SavedCounts counts = {};
-  reader.begin("SIZE", 8 * size_section_numbers(version));
-  counts.num_tokens = reader.number();
-  counts.num_encoded = reader.number();
-  counts.mean_is_pending = reader.number();
-  if (version > 1) counts.num_removed = reader.number();
-  reader.end();
-  return counts;
-}
 
 // Memory grows with the bytes that have really come.
 inline void read_rows(SectionReader& reader, std::size_t head_dim, std::size_t first,
@@ -119,34 +47,63 @@ inline void read_rows(SectionReader& reader, std::size_t head_dim, std::size_t f
   }
 }
 
-inline void read_codes(SectionReader& reader, std::size_t num_bytes, std::size_t num_tokens,
-                       PagePool& pages) {
-  for (std::size_t first = 0; first < num_tokens; first += kPageTokens) {
-    const std::size_t count = (std::min)(kPageTokens, num_tokens - first);
+// Slots are multiples of kTileTokens, but for the last.
+inline void read_codes(SectionReader& reader, std::size_t num_bytes, std::size_t first_slot,
+                       std::size_t end_slot, PagePool& pages) {
+  for (std::size_t slot = first_slot; slot < end_slot;) {
+    const std::size_t count = (std::min)(kPageTokens - slot % kPageTokens, end_slot - slot);
     const std::byte* const codes = reader.take(count * num_bytes);
-    pages.reserve(first + count, first);
+    pages.reserve(slot + count, slot);
     for (std::size_t row = 0; row < count; row += kTileTokens) {
-      write_tile_rows(pages.tile((first + row) / kTileTokens), num_bytes,
+      write_tile_rows(pages.tile((slot + row) / kTileTokens), num_bytes,
                       {codes + row * num_bytes, (std::min)(kTileTokens, count - row), num_bytes});
     }
+    slot += count;
   }
 }
 
-// The centring vectors: taken over where they were estimated, compared where they were given.
 template <typename A>
-void read_means(SectionReader& reader, KVStorage<A>& storage) {
-  const bool is_given = storage.config().centering == Centering::kGiven;
-  for_each_side(storage, [&](const Codec<A>&, HeadSide<A>& head, std::size_t index, Side side) {
-    for (std::size_t i = 0; i < head.mean.size(); ++i) {
-      double found;
-      std::memcpy(&found, reader.take(8), 8);
-      const A entry = static_cast<A>(found);
-      if (is_given && entry != head.mean[i]) {
-        throw_runtime_error({"loading: the ", side == Side::kKeys ? "key" : "value",
-                             "_mean of KV head ", index, " differs in entry ", i,
-                             " from this cache's"});
-      }
-      head.mean[i] = entry;
+A read_entry(SectionReader& reader) {
+  double entry;
+  std::memcpy(&entry, reader.take(sizeof entry), sizeof entry);
+  return static_cast<A>(entry);
+}
+
+// The means: compared where this cache has been given some, taken over where it has none.
+template <typename A>
+void read_means(SectionReader& reader, bool are_compared, KVStorage<A>& storage) {
+  for_each_side(
+      storage, [&](const Codec<A>& codec, HeadSide<A>& head, std::size_t index, Side side) {
+        if (head.given_center() == nullptr) return;
+        std::vector<A> mean(codec.head_dim());
+        for (std::size_t i = 0; i < mean.size(); ++i) {
+          mean[i] = read_entry<A>(reader);
+          // That of a double was a float when it was given.
+          if (are_compared && static_cast<float>(mean[i]) != static_cast<float>(head.center[i])) {
+            throw_runtime_error({"loading: the ", side == Side::kKeys ? "key" : "value",
+                                 "_mean of KV head ", index, " differs in entry ", i,
+                                 " from this cache's"});
+          }
+        }
+        storage.give_center(side, index, mean);
+      });
+}
+
+// Centres of spans go into the pages that codes are read into.
+template <typename A>
+void read_centers(SectionReader& reader, KVStorage<A>& storage) {
+  const TokenSegments& segments = storage.segments();
+  for_each_side(storage, [&](const Codec<A>&, HeadSide<A>& head, std::size_t, Side) {
+    const std::size_t first = segments.num_dropped / kSpanTokens;
+    for (std::size_t i = 0; head.has_spans() && i < num_spans(segments); ++i) {
+      const std::size_t slot = (first + i) * kSpanTokens;
+      const std::size_t num_bytes = head.pages.center_bytes();
+      const std::byte* const code = reader.take(num_bytes);
+      std::uint16_t step;
+      std::memcpy(&step, code, sizeof step);
+      if (step > 0x7f7f) throw_runtime_error("loading: a centre that is not finite: damaged");
+      head.pages.reserve(slot + 1, slot);
+      std::memcpy(head.pages.center(first + i), code, num_bytes);
     }
   });
 }
@@ -168,6 +125,20 @@ void read_removed(SectionReader& reader, std::uint64_t count, KVStorage<A>& stor
   }
 }
 
+// kGiven in place of kLocal, the means to be filled in; as it is if no side is centred.
+inline void give_zero_means(KVCacheConfig& config) {
+  for (const Side side : kSides) {
+    const CodecFormat& format = side == Side::kKeys ? config.key_format : config.value_format;
+    if (format.is_uncompressed()) continue;
+    config.centering = Centering::kGiven;
+    if (side == Side::kKeys) {
+      config.key_mean.assign(config.key_columns(), 0.0f);
+    } else {
+      config.value_mean.assign(config.value_columns(), 0.0f);
+    }
+  }
+}
+
 // must_end: more bytes are an error, which names `name`.
 template <typename T>
 void load_from(ByteSource& source, KVCache<T>& cache, bool must_end = false,
@@ -176,39 +147,56 @@ void load_from(ByteSource& source, KVCache<T>& cache, bool must_end = false,
   using Head = HeadSide<A>;
   SectionReader reader(source);
   const SavedHeader header = read_header(source, reader);
-  check_settings(read_settings(reader, header.version),
-                 settings_of(CacheAccess<T>::storage(cache)));
-
-  KVCache<T> loaded(cache.config(), cache.codec());
-  KVStorage<A>& storage = CacheAccess<T>::storage(loaded);
-  // Sizes beyond the bytes that there can be are refused before anything is allocated.
+  const SavedSettings found = read_settings(reader, header.version);
+  check_settings(found, settings_of(CacheAccess<T>::storage(cache)));
   const SavedCounts counts = read_counts(reader, header.version);
-  SavedTokens tokens;
-  tokens.segments.max_sinks = storage.segments().max_sinks;
-  tokens.segments.num_tokens = static_cast<std::size_t>(counts.num_tokens);
-  tokens.segments.num_encoded = static_cast<std::size_t>(counts.num_encoded);
-  tokens.mean_is_pending = counts.mean_is_pending == 1;
-  tokens.num_removed = counts.num_removed;
-  const TokenSegments& segments = tokens.segments;
+
+  // A mean that was estimated is one that is given from now on.
+  KVCacheConfig config = cache.config();
+  const bool takes_means = found.centering == kEstimatedMean && !counts.mean_is_pending &&
+                           config.centering == Centering::kLocal;
+  if (takes_means) give_zero_means(config);
+  KVCache<T> loaded(config, cache.codec());
+  KVStorage<A>& storage = CacheAccess<T>::storage(loaded);
+  if (counts.mean_is_pending && !storage.has_spans()) {
+    throw_runtime_error({"loading: the tokens of the saved cache wait for a mean, this cache has ",
+                         name_of_centering(static_cast<std::uint64_t>(config.centering)),
+                         ", must have kLocal"});
+  }
+  // Sizes beyond the bytes that there can be are refused before anything is allocated.
+  const SavedSizes sizes(storage, counts, header.version);
   const std::uint64_t settings_size =
       header.version == 1 ? section_bytes(8 * 58) : settings_bytes(settings_of(storage));
-  const SavedSizes sizes(storage, tokens, header.version);
-  if (counts.mean_is_pending > 1 || counts.num_tokens > (std::numeric_limits<std::size_t>::max)() ||
+  if (counts.num_tokens > (std::numeric_limits<std::size_t>::max)() ||
       counts.num_tokens > header.total / sizes.least_token_bytes ||
-      counts.num_encoded > counts.num_tokens || !can_hold(storage, tokens) ||
+      counts.num_encoded > counts.num_tokens || !can_hold(storage, counts) ||
       kSavedHeaderBytes + settings_size + sizes.total != header.total) {
     throw_runtime_error({"loading: ", counts.num_tokens, " tokens, ", counts.num_encoded,
                          " of them encoded, in ", header.total, " bytes: damaged"});
   }
-  storage.restore(segments, tokens.mean_is_pending);
+  storage.restore(counts.segments(storage.segments().max_sinks),
+                  static_cast<std::size_t>(counts.num_summed),
+                  static_cast<std::size_t>(counts.num_summed_rows));
+  const TokenSegments& segments = storage.segments();
   if (header.version > 1) {
     reader.begin("HOLE", sizes.removed);
     read_removed(reader, counts.num_removed, storage);
     reader.end();
   }
   reader.begin("MEAN", sizes.means);
-  if (!tokens.mean_is_pending) read_means(reader, storage);
+  if (!counts.mean_is_pending) read_means(reader, !takes_means, storage);
   reader.end();
+  if (header.version > 2) {
+    reader.begin("CENT", sizes.centers);
+    read_centers(reader, storage);
+    reader.end();
+    reader.begin("SUMS", sizes.sums);
+    for_each_side(storage, [&](const Codec<A>& codec, Head& head, std::size_t, Side) {
+      if (counts.num_summed == 0 || !head.has_spans()) return;
+      for (std::size_t i = 0; i < codec.head_dim(); ++i) head.sum[i] = read_entry<A>(reader);
+    });
+    reader.end();
+  }
 
   const auto section = [&](const char* title, std::uint64_t size, const auto& read) {
     reader.begin(title, size);
@@ -220,10 +208,12 @@ void load_from(ByteSource& source, KVCache<T>& cache, bool must_end = false,
     read_rows(reader, codec.head_dim(), 0, segments.num_sinks(), head.sinks);
   });
   section("CODE", sizes.codes, [&](const Codec<A>& codec, Head& head) {
-    read_codes(reader, codec.bytes_per_vector(), segments.num_encoded, head.pages);
+    read_codes(reader, codec.bytes_per_vector(), segments.num_dropped, segments.end_of_codes(),
+               head.pages);
   });
   section("LAST", sizes.recent, [&](const Codec<A>& codec, Head& head) {
-    read_rows(reader, codec.head_dim(), segments.num_encoded, segments.num_recent(), head.recent);
+    read_rows(reader, codec.head_dim(), segments.end_of_codes(), segments.num_recent(),
+              head.recent);
   });
   if (must_end && source.take(1) != nullptr) {
     throw_runtime_error({"loading: ", name, " has bytes behind the saved cache"});
@@ -231,108 +221,10 @@ void load_from(ByteSource& source, KVCache<T>& cache, bool must_end = false,
   cache = std::move(loaded);
 }
 
-// The means of a configuration, where the widths of both sides are known.
-inline void read_given_means(SectionReader& reader, const SavedSettings& settings,
-                             std::uint64_t most_bytes, KVCacheConfig& config) {
-  if (!config.key_format.is_set() || !config.value_format.is_set()) return;
-  const std::uint64_t num_entries = reader.begin_up_to("MEAN", most_bytes) / 8;
-  std::size_t widths[2];
-  for (const Side side : kSides) {
-    const std::size_t index = static_cast<std::size_t>(side);
-    const bool is_centered = (settings.centered_sides >> index) % 2 != 0;
-    const CodecFormat& format = side == Side::kKeys ? config.key_format : config.value_format;
-    widths[index] = is_centered ? static_cast<std::size_t>(format.head_dim()) : 0;
-  }
-  const std::uint64_t num_heads = settings.num_kv_heads;
-  if (settings.centered_sides == SavedSettings::kAnySide) {  // Version 1 does not say.
-    // Of one side, and nothing tells of which.
-    if (widths[0] == widths[1] && num_entries == num_heads * widths[0]) return;
-    if (num_entries == num_heads * widths[0]) {
-      widths[1] = 0;
-    } else if (num_entries == num_heads * widths[1]) {
-      widths[0] = 0;
-    }
-  }
-  if (num_entries != num_heads * (widths[0] + widths[1])) {
-    throw_runtime_error({"loading: ", num_entries, " entries of means: damaged"});
-  }
-  for (std::uint64_t head = 0; head < num_heads; ++head) {
-    for (const Side side : kSides) {
-      std::vector<float>& mean = side == Side::kKeys ? config.key_mean : config.value_mean;
-      for (std::size_t i = 0; i < widths[static_cast<std::size_t>(side)]; ++i) {
-        double entry;
-        std::memcpy(&entry, reader.take(8), 8);
-        mean.push_back(static_cast<float>(entry));
-      }
-    }
-  }
-  reader.end();
-}
-
-SavedCacheInfo read_info(ByteSource& source);
-
-#if !POLARQUANT_USES_COMPILED
-POLARQUANT_INLINE SavedCacheInfo read_info(ByteSource& source) {
-  SectionReader reader(source);
-  const SavedHeader header = read_header(source, reader);
-  const SavedSettings settings = read_settings(reader, header.version);
-  const SavedCounts counts = read_counts(reader, header.version);
-  SavedCacheInfo info;
-  info.version = header.version;
-  info.num_bytes = header.total;
-  info.num_tokens = static_cast<std::size_t>(counts.num_tokens);
-  KVCacheConfig& config = info.config;
-  const auto number = [](std::uint64_t value) {
-    return static_cast<std::size_t>((std::min<std::uint64_t>)(value, KVCacheConfig::kAllTokens));
-  };
-  config.num_kv_heads = config.num_query_heads =
-      static_cast<int>((std::min<std::uint64_t>)(settings.num_kv_heads, 1u << 20));
-  config.num_sink_tokens = number(settings.num_sink_tokens);
-  config.num_recent_tokens = number(settings.num_recent_tokens);
-  config.exact_type = static_cast<FloatType>(settings.exact_type);
-  config.centering = static_cast<Centering>(settings.centering);
-  if (config.centering == Centering::kEstimated) {
-    config.num_centering_tokens = number(settings.num_centering_tokens);
-  }
-  for (const Side side : kSides) {
-    const SavedSide& saved = settings.sides[static_cast<std::size_t>(side)];
-    const SavedFormat found = read_format(saved.family, saved.numbers);
-    const bool is_key = side == Side::kKeys;
-    (is_key ? config.key_format : config.value_format) = found.format;
-    (is_key ? info.key_format : info.value_format) = found.description;
-    // An uncompressed side is not rotated, whatever the configuration says.
-    if (static_cast<RotationKind>(saved.rotation_kind) != RotationKind::kNone || is_key) {
-      config.rotation = static_cast<RotationKind>(saved.rotation_kind);
-      config.seed = saved.rotation_seed;
-    }
-  }
-  if (config.centering != Centering::kGiven) return info;
-  if (header.version > 1) {
-    reader.begin("HOLE", 16 * counts.num_removed);
-    for (std::uint64_t i = 0; i < 2 * counts.num_removed; ++i) reader.number();
-    reader.end();
-  }
-  read_given_means(reader, settings, header.total, config);
-  return info;
-}
-#endif
-
 POLARQUANT_INSTANTIATE(void load_from<float>(ByteSource&, KVCache<float>&, bool,
                                              const std::string&));
 POLARQUANT_INSTANTIATE(void load_from<double>(ByteSource&, KVCache<double>&, bool,
                                               const std::string&));
-
-// Calls read(stream) for a file.
-template <typename Read>
-void read_file(const std::string& path, const Read& read) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw_runtime_error({"loading: cannot read ", path});
-  if (file.peek() == std::ifstream::traits_type::eof()) {
-    throw_runtime_error(
-        {"loading: ", path, file.bad() ? " is a folder or cannot be read" : " is empty"});
-  }
-  read(file);
-}
 
 }  // namespace detail
 
@@ -362,23 +254,6 @@ std::size_t load(const std::byte* data, std::size_t size, KVCache<T>& cache) {
   detail::MemorySource source(data, size);
   detail::load_from(source, cache);
   return size - static_cast<std::size_t>(source.num_left());
-}
-
-// What a saved cache says of itself, before it is loaded: KVCache<float> cache(info.config) is one
-// that it fits into (of the type whose rows were exact, if that matters). Throws std::runtime_error
-// if it is no saved cache, or what was read of it is damaged.
-inline SavedCacheInfo read_saved_info(std::istream& stream) {
-  detail::StreamSource source(stream);
-  return detail::read_info(source);
-}
-inline SavedCacheInfo read_saved_info(const std::byte* data, std::size_t size) {
-  detail::MemorySource source(data, size);
-  return detail::read_info(source);
-}
-inline SavedCacheInfo read_saved_info(const std::string& path) {
-  SavedCacheInfo info;
-  detail::read_file(path, [&info](std::istream& stream) { info = read_saved_info(stream); });
-  return info;
 }
 
 POLARQUANT_END_NAMESPACE

@@ -16,6 +16,7 @@
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/saving/byte_streams.hpp"
@@ -56,9 +57,9 @@ template <typename A>
 void save_to(const KVStorage<A>& storage, ByteSink& sink) {
   using Head = HeadSide<A>;
   const SavedSettings settings = settings_of(storage);
-  const SavedTokens tokens = tokens_of(storage);
-  const TokenSegments& segments = tokens.segments;
-  const SavedSizes sizes(storage, tokens, kSavedVersion);
+  const SavedCounts counts = SavedCounts::of(storage);
+  const TokenSegments& segments = storage.segments();
+  const SavedSizes sizes(storage, counts, kSavedVersion);
   SectionWriter writer(sink);
   writer.fill(kSavedHeaderBytes, [&](std::byte* header) {
     const std::uint64_t numbers[2] = {kSavedVersion,
@@ -72,11 +73,12 @@ void save_to(const KVStorage<A>& storage, ByteSink& sink) {
   });
   write_settings(settings, writer);
 
-  writer.begin("SIZE", 8 * size_section_numbers(kSavedVersion));
-  writer.number(segments.num_tokens);
-  writer.number(segments.num_encoded);
-  writer.number(tokens.mean_is_pending ? 1 : 0);
-  writer.number(tokens.num_removed);
+  writer.begin("SIZE", 8 * num_counts(kSavedVersion));
+  for (const std::uint64_t count :
+       {counts.num_tokens, counts.num_encoded, counts.first_slot, counts.num_removed,
+        counts.num_summed, counts.num_summed_rows}) {
+    writer.number(count);
+  }
   writer.end();
 
   writer.begin("HOLE", sizes.removed);
@@ -93,12 +95,27 @@ void save_to(const KVStorage<A>& storage, ByteSink& sink) {
     });
     writer.end();
   };
-  section("MEAN", sizes.means, [&](const Codec<A>&, const Head& head) {
-    if (tokens.mean_is_pending) return;
-    for (const A entry : head.mean) {
-      const double wide = static_cast<double>(entry);
+  const auto write_numbers = [&writer](const A* numbers, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const double wide = static_cast<double>(numbers[i]);
       writer.fill(8, [&wide](std::byte* out) { std::memcpy(out, &wide, 8); });
     }
+  };
+  section("MEAN", sizes.means, [&](const Codec<A>& codec, const Head& head) {
+    const A* const given = head.given_center();
+    if (given != nullptr) write_numbers(given, codec.head_dim());
+  });
+  section("CENT", sizes.centers, [&](const Codec<A>&, const Head& head) {
+    const std::size_t first = segments.num_dropped / kSpanTokens;
+    for (std::size_t i = 0; head.has_spans() && i < num_spans(segments); ++i) {
+      const std::size_t num_bytes = head.pages.center_bytes();
+      writer.fill(num_bytes, [&](std::byte* out) {
+        std::memcpy(out, head.pages.center(first + i), num_bytes);
+      });
+    }
+  });
+  section("SUMS", sizes.sums, [&](const Codec<A>& codec, const Head& head) {
+    if (counts.num_summed > 0 && head.has_spans()) write_numbers(head.sum.data(), codec.head_dim());
   });
   section("SINK", sizes.sinks, [&](const Codec<A>& codec, const Head& head) {
     write_rows(head.sinks, codec.head_dim(), 0, segments.num_sinks(), writer);
@@ -117,11 +134,11 @@ POLARQUANT_INSTANTIATE(void save_to<double>(const KVStorage<double>&, ByteSink&)
 
 }  // namespace detail
 
-// Bytes that save writes: those of codes, exact rows and centring vectors, and about 900 more.
+// Bytes that save writes: those of codes, exact rows, centres and sums, and about 1,000 more.
 template <typename T>
 std::size_t saved_bytes(const KVCache<T>& cache) {
   const auto& storage = detail::CacheAccess<T>::storage(cache);
-  const detail::SavedSizes sizes(storage, detail::tokens_of(storage), detail::kSavedVersion);
+  const detail::SavedSizes sizes(storage, detail::SavedCounts::of(storage), detail::kSavedVersion);
   return static_cast<std::size_t>(detail::kSavedHeaderBytes +
                                   detail::settings_bytes(detail::settings_of(storage)) +
                                   sizes.total);

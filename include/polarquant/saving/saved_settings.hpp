@@ -17,6 +17,7 @@
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
 #include "polarquant/codec/families.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/method/rotation.hpp"
 #include "polarquant/saving/byte_streams.hpp"
 #include "polarquant/storage/config.hpp"
@@ -26,7 +27,10 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-inline constexpr std::uint64_t kSavedVersion = 2;
+inline constexpr std::uint64_t kSavedVersion = 3;
+
+// The Centering of versions 1 and 2 for a mean that was estimated once, from the first tokens.
+inline constexpr std::uint64_t kEstimatedMean = 2;
 
 // What one side says of itself: its family of codes, the family's own numbers, the rotation.
 struct SavedSide {
@@ -51,7 +55,8 @@ struct SavedSettings {
   std::uint64_t num_recent_tokens = 0;
   std::uint64_t exact_type = 0;
   std::uint64_t centering = 0;
-  std::uint64_t num_centering_tokens = 0;   // 0 unless they are estimated
+  std::uint64_t span_tokens = 0;            // kSpanTokens; 0: spans have no centres. In versions 1
+                                            // and 2 the tokens of an estimated mean
   std::uint64_t calibration = 0;            // a checksum; 0: none
   std::uint64_t centered_sides = kAnySide;  // 1: keys, 2: values, 3: both
 
@@ -73,14 +78,12 @@ SavedSettings settings_of(const KVStorage<A>& storage) {
   settings.num_recent_tokens = saved_token_count(config.num_recent_tokens);
   settings.exact_type = static_cast<std::uint64_t>(storage.exact_type());
   settings.centering = static_cast<std::uint64_t>(config.centering);
-  settings.num_centering_tokens = config.centering == Centering::kEstimated
-                                      ? saved_token_count(config.num_centering_tokens)
-                                      : 0;
+  settings.span_tokens = config.centering == Centering::kLocal ? kSpanTokens : 0;
   settings.centered_sides = 0;
   for (const Side side : kSides) {
     const Codec<A>& codec = storage.codec()->side(side);
     SavedSide& saved = settings.sides[static_cast<std::size_t>(side)];
-    if (!storage.head(side, 0).mean.empty()) {
+    if (!storage.head(side, 0).center.empty()) {
       settings.centered_sides |= std::uint64_t{1} << static_cast<unsigned>(side);
     }
     saved.family = codec.format().model().family();
@@ -93,15 +96,14 @@ SavedSettings settings_of(const KVStorage<A>& storage) {
   return settings;
 }
 
-// ---- Version 2: the sections CONF, KEYS and VALS ----
+// ---- Since version 2: the sections CONF, KEYS and VALS ----
 
 // Pointers to the numbers of CONF, in their order, of const or other settings.
 template <typename Settings>
 auto conf_numbers(Settings& settings) {
-  return std::array{&settings.num_kv_heads,      &settings.num_sink_tokens,
-                    &settings.num_recent_tokens, &settings.exact_type,
-                    &settings.centering,         &settings.num_centering_tokens,
-                    &settings.calibration,       &settings.centered_sides};
+  return std::array{&settings.num_kv_heads, &settings.num_sink_tokens, &settings.num_recent_tokens,
+                    &settings.exact_type,   &settings.centering,       &settings.span_tokens,
+                    &settings.calibration,  &settings.centered_sides};
 }
 
 inline constexpr std::size_t kConfNumbers =
@@ -200,8 +202,8 @@ inline std::string name_of_exact_type(std::uint64_t type) {
 }
 
 inline std::string name_of_centering(std::uint64_t centering) {
-  constexpr const char* kNames[] = {"kNone", "kGiven", "kEstimated"};
-  return centering < 3 ? kNames[centering] : message({"number ", centering});
+  constexpr const char* kNames[] = {"kNone", "kGiven", "an estimated mean", "kLocal"};
+  return centering < 4 ? kNames[centering] : message({"number ", centering});
 }
 
 inline std::string name_of_rotation(const SavedSide& side) {
@@ -211,7 +213,9 @@ inline std::string name_of_rotation(const SavedSide& side) {
   return message({kind, " of seed ", side.rotation_seed});
 }
 
-// Throws std::runtime_error with both values if what was found is not what the cache has.
+// Throws std::runtime_error with both values if what was found is not what the cache has. A mean
+// that was estimated goes into a cache with a given mean (which load compares), and into one with
+// centres of spans, whose tokens then have that mean.
 inline void check_settings(const SavedSettings& found, const SavedSettings& own) {
   const auto compare = [](const char* what, const std::string& theirs, const std::string& ours,
                           bool are_equal) {
@@ -228,9 +232,11 @@ inline void check_settings(const SavedSettings& found, const SavedSettings& own)
   compare_numbers("num_recent_tokens", found.num_recent_tokens, own.num_recent_tokens);
   compare("exact_type", name_of_exact_type(found.exact_type), name_of_exact_type(own.exact_type),
           found.exact_type == own.exact_type);
+  const bool is_estimated = found.centering == kEstimatedMean;
   compare("centering", name_of_centering(found.centering), name_of_centering(own.centering),
-          found.centering == own.centering);
-  compare_numbers("num_centering_tokens", found.num_centering_tokens, own.num_centering_tokens);
+          is_estimated ? own.centering != static_cast<std::uint64_t>(Centering::kNone)
+                       : found.centering == own.centering);
+  if (!is_estimated) compare_numbers("spans of tokens", found.span_tokens, own.span_tokens);
   compare_numbers("a calibration of checksum", found.calibration, own.calibration);
   if (found.centered_sides != SavedSettings::kAnySide) {
     compare_numbers("means of sides (1 keys, 2 values)", found.centered_sides, own.centered_sides);

@@ -21,17 +21,17 @@
 
 POLARQUANT_BEGIN_NAMESPACE
 
-// What is subtracted from keys and from values before they are rotated and encoded: one vector per
-// KV head and side. Keys of a real model have a large mean (about half of their energy), and bits
-// spent on what all keys share are lost. It costs attention nothing: q . (k - m) = q . k - q . m
-// lowers all logits of a query by one number, and softmax(x - c) = softmax(x). Values get theirs
-// back in the output: sum_t p_t (v_t - m) = output - m, as the weights p_t sum to 1.
+// What is subtracted from keys and from values before they are rotated and encoded. Keys of a real
+// model have a large mean (about half of their energy), and bits spent on what all keys share are
+// lost. Attention sees none of it: q . (k - c) + q . c = q . k, and values get back c times the
+// weight of the tokens that lack it.
 enum class Centering : std::uint8_t {
   kNone = 0,
-  kGiven = 1,      // key_mean and value_mean of the configuration
-  kEstimated = 2,  // the mean of the first num_centering_tokens tokens behind the sinks; until they
-                   // have come, all tokens are kept exact; taken when the first token is encoded,
-                   // then fixed until clear()
+  kGiven = 1,  // key_mean and value_mean of the configuration
+  // 2: a mean that was estimated once, in saved caches of versions 1 and 2.
+  kLocal = 3,  // a centre for each span of kSpanTokens tokens, the mean of the 64 tokens before its
+               // start and the 64 behind it, as far as they have come when the first of the span is
+               // encoded. After RoPE the mean of keys turns with the position: docs/design.md.
 };
 
 struct KVCacheConfig {
@@ -56,15 +56,15 @@ struct KVCacheConfig {
   // Tokens that are not encoded but kept in exact_type: the first ones (attention sinks), and the
   // most recent ones. A token is encoded once, when it leaves the recent window, in whole tiles:
   // the window holds num_recent_tokens to num_recent_tokens + kTileTokens - 1 tokens, as far as
-  // there are so many. 0: a token is encoded when it is appended. kAllTokens: until
+  // there are so many. 0: a token is encoded when it is appended, but under kLocal the first
+  // kTileTokens tokens of a span are kept exact until there are so many. kAllTokens: until
   // encode_recent().
   // The sinks by default are what makes centring pay: docs/design.md.
   std::size_t num_sink_tokens = 4;
   std::size_t num_recent_tokens = kTileTokens;
   std::optional<FloatType> exact_type;  // empty: that of the cache's keys and values
 
-  Centering centering = Centering::kEstimated;
-  std::size_t num_centering_tokens = 128;
+  Centering centering = Centering::kLocal;
 
   // For kGiven, [num_kv_heads * head_dim] of the side; empty: that side is not centred. An
   // uncompressed side is never centred.
@@ -148,13 +148,9 @@ POLARQUANT_INLINE std::string KVCacheConfig::segment_problem() const {
   if (exact_type && static_cast<int>(*exact_type) > static_cast<int>(FloatType::kFloat64)) {
     return message({"exact_type is ", static_cast<int>(*exact_type), ", not a FloatType"});
   }
-  if (static_cast<int>(centering) > static_cast<int>(Centering::kEstimated)) {
+  if (centering != Centering::kNone && centering != Centering::kGiven &&
+      centering != Centering::kLocal) {
     return message({"centering is ", static_cast<int>(centering), ", not a Centering"});
-  }
-  if (centering == Centering::kEstimated &&
-      (num_centering_tokens < 1 || num_centering_tokens > kAllTokens)) {
-    return message({"num_centering_tokens is ", num_centering_tokens,
-                    ", must be 1 .. kAllTokens = ", kAllTokens});
   }
   if (centering == Centering::kGiven && key_mean.empty() && value_mean.empty()) {
     return "centering is kGiven, but key_mean and value_mean are empty";

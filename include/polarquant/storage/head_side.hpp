@@ -2,10 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <limits>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -14,7 +12,10 @@
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
+#include "polarquant/codec/conditioning.hpp"
+#include "polarquant/codec/encode_result.hpp"
 #include "polarquant/codec/row_encoder.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/config.hpp"
 #include "polarquant/storage/exact_rows.hpp"
@@ -33,36 +34,59 @@ struct SideScratch {
     stride =
         ExactRows::padded_width((std::max)(codec.keys().head_dim(), codec.values().head_dim()));
     rows = arena.template take<A>(kTileTokens * stride);
+    center = arena.template take<A>(stride);
     codec_scratch = arena.template take<std::byte>(
         (std::max)(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
     num_bytes = arena.used();
   }
 
   std::size_t stride;
-  A* rows;  // [kTileTokens, stride]
+  A* rows;    // [kTileTokens, stride]
+  A* center;  // [stride]
   std::byte* codec_scratch;
   std::size_t num_bytes;
 };
 
-// Codes, exact rows and the centring vector. Slots are those of TokenSegments. Rows are centred
-// and encoded as A, the type of results, so that equal values give equal codes whatever their type.
+// Codes, exact rows and what is subtracted from rows before they are encoded. Slots are those of
+// TokenSegments. Rows are centred and encoded as A, the type of results, so that equal values give
+// equal codes whatever their type.
 template <typename A>
 struct HeadSide {
+  // is_centered: there is a vector to subtract; has_spans: another one for each span.
   HeadSide(const Codec<A>& codec, const PageAllocator& allocator, FloatType exact_type,
-           bool is_centered)
-      : pages(codec.bytes_per_vector(), allocator),
+           bool is_centered, bool has_spans)
+      : pages(codec.bytes_per_vector(), allocator, has_spans ? codec.center_bytes() : 0),
         sinks(codec.head_dim(), exact_type),
         recent(codec.head_dim(), exact_type),
-        mean(is_centered ? codec.head_dim() : 0) {}
+        center(is_centered ? codec.head_dim() : 0),
+        sum(has_spans ? recent.width() : 0) {}
 
   // With pages that both share until one is written; the rest is copied.
   HeadSide copy(const TokenSegments& segments) const {
-    return {pages.share(segments.end_of_codes()), sinks, recent, mean};
+    return {pages.share(segments.end_of_codes()), sinks, recent, center, sum};
   }
 
   std::size_t memory_bytes() const {
     return pages.memory_bytes() + sinks.memory_bytes() + recent.memory_bytes() +
-           mean.capacity() * sizeof(A);
+           (center.capacity() + sum.capacity()) * sizeof(A);
+  }
+
+  bool has_spans() const { return !sum.empty(); }
+
+  // What is subtracted from all rows, [head_dim]; null: nothing, or not the same from all.
+  const A* given_center() const { return center.empty() || has_spans() ? nullptr : center.data(); }
+
+  // For rows that are encoded now.
+  Conditioning<A> conditioning() const {
+    return {nullptr, center.empty() ? nullptr : center.data()};
+  }
+
+  // For the row in a slot of codes; the centre of a span is decoded to work.center.
+  Conditioning<A> conditioning_of(const Codec<A>& codec, std::size_t slot,
+                                  const SideScratch<A>& work) const noexcept {
+    if (!has_spans()) return conditioning();
+    codec.decode_center(pages.center(slot / kSpanTokens), work.center, work.codec_scratch);
+    return {nullptr, work.center};
   }
 
   // Whether a row may be kept exact now and encoded later without a failure then: its numbers are
@@ -96,58 +120,85 @@ struct HeadSide {
     }
   }
 
-  // The mean of the first `count` slots, all of them recent, summed in their order.
-  void estimate_mean(const Codec<A>& codec, std::size_t count,
-                     const SideScratch<A>& work) noexcept {
-    std::fill(mean.begin(), mean.end(), A(0));
-    for (std::size_t slot = 0; slot < count; ++slot) {
-      recent.load(slot, codec.vectors(), work.rows);
-      for (std::size_t i = 0; i < mean.size(); ++i) mean[i] += work.rows[i] / static_cast<A>(count);
+  // ---- Centres of spans ----
+
+  // sum += the first rows of work.rows, each divided by kSpanTokens: no sum overflows, and as that
+  // is a power of two, it is the same whether products are fused or not. The rows' padding is zero.
+  void add_to_sum(const Codec<A>& codec, std::size_t count, const SideScratch<A>& work) noexcept {
+    A shares[kTileTokens];
+    std::fill_n(shares, count, A(1) / static_cast<A>(kSpanTokens));
+    codec.vectors().add_rows(shares, {work.rows, count, work.stride}, sum.size(), sum.data());
+  }
+
+  // The sum of the rows in slots of codes, as they decode.
+  void sum_decoded(const Codec<A>& codec, std::size_t first, std::size_t end,
+                   const SideScratch<A>& work) noexcept {
+    std::fill(sum.begin(), sum.end(), A(0));
+    for (; first < end; first += kTileTokens) {
+      const Rows<A> rows = {work.rows, (std::min)(kTileTokens, end - first), work.stride};
+      codec.decode_tile(pages.tile(first / kTileTokens), rows, work.codec_scratch,
+                        conditioning_of(codec, first, work));
+      for (std::size_t row = 0; row < rows.count; ++row) {
+        std::fill(rows.row(row) + codec.head_dim(), rows.row(row) + sum.size(), A(0));
+      }
+      add_to_sum(codec, rows.count, work);
     }
   }
 
-  // Encodes recent rows of one tile, less `offset`, [head_dim] or null; append has checked them.
-  void encode_recent(const Codec<A>& codec, const A* offset, std::size_t first_slot,
-                     std::size_t count, const SideScratch<A>& work) noexcept {
-    for (std::size_t row = 0; row < count; ++row) {
-      A* const loaded = work.rows + row * work.stride;
-      recent.load(first_slot + row, codec.vectors(), loaded);
-      for (std::size_t i = 0; offset != nullptr && i < codec.head_dim(); ++i)
-        loaded[i] -= offset[i];
+  // Gives the span that begins with `slot` the mean of the num_summed rows in `sum` and of the
+  // num_recent rows from `slot` on for a centre.
+  void fix_center(const Codec<A>& codec, std::size_t slot, std::size_t num_summed,
+                  std::size_t num_recent, const SideScratch<A>& work) noexcept {
+    for (std::size_t row = 0; row < num_recent; row += kTileTokens) {
+      const std::size_t count = (std::min)(kTileTokens, num_recent - row);
+      load_recent(codec, slot + row, count, work);
+      add_to_sum(codec, count, work);
     }
-    const EncodeResult result = encode({work.rows, count, work.stride}, codec, first_slot, work);
+    const A factor = static_cast<A>(kSpanTokens) / static_cast<A>(num_summed + num_recent);
+    for (std::size_t i = 0; i < codec.head_dim(); ++i) work.rows[i] = factor * sum[i];
+    codec.encode_center(work.rows, pages.center(slot / kSpanTokens), work.codec_scratch);
+    load_center(codec, slot, work);
+  }
+
+  // That of the span of `slot` for what is encoded next.
+  void load_center(const Codec<A>& codec, std::size_t slot, const SideScratch<A>& work) noexcept {
+    codec.decode_center(pages.center(slot / kSpanTokens), center.data(), work.codec_scratch);
+  }
+
+  // ---- Encoding and decoding ----
+
+  // Encodes recent rows of one tile; append has checked them. is_summed: they come to `sum` too.
+  void encode_recent(const Codec<A>& codec, std::size_t first_slot, std::size_t count,
+                     bool is_summed, const SideScratch<A>& work) noexcept {
+    load_recent(codec, first_slot, count, work);
+    if (is_summed) add_to_sum(codec, count, work);
+    const Conditioning<A> change = conditioning();
+    for (std::size_t row = 0; !change.is_identity() && row < count; ++row) {
+      codec.vectors().condition(change.scales, change.center, codec.head_dim(),
+                                work.rows + row * work.stride);
+    }
+    const EncodeResult result =
+        encode(Rows<const A>{work.rows, count, work.stride}, codec, first_slot, {}, work);
     static_cast<void>(result);
     POLARQUANT_DCHECK(result.failure == EncodeFailure::kNone);
   }
 
-  // Encodes the caller's rows, of one tile, less `offset`.
+  // Encodes the caller's rows, of one tile.
   template <typename T>
-  EncodeResult encode_given(const Codec<A>& codec, const A* offset, std::size_t first_slot,
-                            Rows<const T> rows, const SideScratch<A>& work) noexcept {
-    if constexpr (std::is_same_v<T, A>) {
-      if (offset == nullptr) return encode(rows, codec, first_slot, work);
-    }
-    for (std::size_t row = 0; row < rows.count; ++row) {
-      const T* const given = rows.row(row);
-      A* const centered = work.rows + row * work.stride;
-      for (std::size_t i = 0; i < codec.head_dim(); ++i) {
-        centered[i] = static_cast<A>(given[i]) - (offset == nullptr ? A(0) : offset[i]);
-      }
-    }
-    return encode({work.rows, rows.count, work.stride}, codec, first_slot, work);
+  EncodeResult encode_given(const Codec<A>& codec, std::size_t first_slot, Rows<const T> rows,
+                            const SideScratch<A>& work) noexcept {
+    return encode(rows, codec, first_slot, conditioning(), work);
   }
 
-  // rows: [num_tokens, head_dim], as they stand in the cache, `offset` added back.
-  void decode(const Codec<A>& codec, const TokenSegments& segments, const A* offset, Rows<A> rows,
+  // rows: [num_tokens, head_dim], as they stand in the cache.
+  void decode(const Codec<A>& codec, const TokenSegments& segments, Rows<A> rows,
               const SideScratch<A>& work) const noexcept {
     for (std::size_t token = 0; token < rows.count;) {
       if (segments.is_encoded(token)) {
         const std::size_t count = (std::min)(kTileTokens, segments.first_recent() - token);
-        codec.decode_tile(pages.tile(segments.slot(token) / kTileTokens), rows.block(token, count),
-                          work.codec_scratch);
-        for (std::size_t t = token; offset != nullptr && t < token + count; ++t) {
-          for (std::size_t i = 0; i < codec.head_dim(); ++i) rows.row(t)[i] += offset[i];
-        }
+        const std::size_t slot = segments.slot(token);
+        codec.decode_tile(pages.tile(slot / kTileTokens), rows.block(token, count),
+                          work.codec_scratch, conditioning_of(codec, slot, work));
         token += count;
         continue;
       }
@@ -168,19 +219,34 @@ struct HeadSide {
   }
 
   PagePool pages;
-  ExactRows sinks;      // by token
-  ExactRows recent;     // by slot
-  std::vector<A> mean;  // [head_dim], or empty: this side is not centred
+  ExactRows sinks;        // by token
+  ExactRows recent;       // by slot
+  std::vector<A> center;  // [head_dim], given, or that of the span which is being filled; or empty
+  std::vector<A> sum;     // [padded head_dim], of the rows that the next centre is to know of, over
+                          // kSpanTokens; empty: spans have no centres
 
  private:
   HeadSide(PagePool given_pages, const ExactRows& given_sinks, const ExactRows& given_recent,
-           const std::vector<A>& given_mean)
-      : pages(std::move(given_pages)), sinks(given_sinks), recent(given_recent), mean(given_mean) {}
+           const std::vector<A>& given_center, const std::vector<A>& given_sum)
+      : pages(std::move(given_pages)),
+        sinks(given_sinks),
+        recent(given_recent),
+        center(given_center),
+        sum(given_sum) {}
 
-  EncodeResult encode(Rows<const A> rows, const Codec<A>& codec, std::size_t first_slot,
-                      const SideScratch<A>& work) noexcept {
+  // To work.rows, padded.
+  void load_recent(const Codec<A>& codec, std::size_t first_slot, std::size_t count,
+                   const SideScratch<A>& work) const noexcept {
+    for (std::size_t row = 0; row < count; ++row) {
+      recent.load(first_slot + row, codec.vectors(), work.rows + row * work.stride);
+    }
+  }
+
+  template <typename T>
+  EncodeResult encode(Rows<const T> rows, const Codec<A>& codec, std::size_t first_slot,
+                      const Conditioning<A>& change, const SideScratch<A>& work) noexcept {
     return codec.encode_tile(rows, first_slot % kTileTokens, pages.tile(first_slot / kTileTokens),
-                             work.codec_scratch);
+                             work.codec_scratch, change);
   }
 };
 

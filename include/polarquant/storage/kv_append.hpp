@@ -13,8 +13,10 @@
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
+#include "polarquant/codes/center_code.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/exact_rows.hpp"
+#include "polarquant/storage/kv_centering.hpp"
 #include "polarquant/storage/kv_codec.hpp"
 #include "polarquant/storage/kv_storage.hpp"
 #include "polarquant/storage/token_segments.hpp"
@@ -33,7 +35,6 @@ AppendResult KVStorage<A>::append(Rows<const T> keys, Rows<const T> values,
   if (result.failure != EncodeFailure::kNone) return result;
   const Scratch work(*codec_, scratch);
   const TokenSegments segments_before = segments_;
-  const bool mean_was_pending = mean_is_pending_;
   for (std::size_t row = 0; row < keys.count;) {
     const std::size_t count = next_chunk(keys.count - row);
     const Rows<const T> chunk[2] = {keys.block(row, count), values.block(row, count)};
@@ -46,7 +47,6 @@ AppendResult KVStorage<A>::append(Rows<const T> keys, Rows<const T> values,
       if (result.failure != EncodeFailure::kNone) {
         result.token += row;
         segments_ = segments_before;
-        mean_is_pending_ = mean_was_pending;
         return result;
       }
       segments_.num_tokens += count;
@@ -83,11 +83,7 @@ template <typename T>
 AppendResult KVStorage<A>::check_exact_rows(const Rows<const T> (&given)[2]) const noexcept {
   const std::size_t first = segments_.num_tokens;
   const std::size_t all = first + given[0].count;
-  const std::size_t end =
-      config_.num_recent_tokens > 0
-          ? all
-          : (std::min)(all,
-                       segments_.max_sinks + (mean_is_pending_ ? config_.num_centering_tokens : 0));
+  const std::size_t end = has_window() ? all : (std::min)(all, segments_.max_sinks);
   for (std::size_t token = first; token < end; ++token) {
     for (const Side side : kSides) {
       const Codec<A>& codec = codec_->side(side);
@@ -95,15 +91,15 @@ AppendResult KVStorage<A>::check_exact_rows(const Rows<const T> (&given)[2]) con
       const FloatType number_type = codec.format().model().number_type();
       const bool is_narrower = !is_sink && largest_of(number_type) < largest_of(exact_type_);
       const FloatType type = is_narrower ? number_type : exact_type_;
-      // An eighth of the largest norm leaves room for a mean that is still to be estimated,
-      // which is no longer than the longest row, and for the factor of the norm, at most 2.
+      // An eighth of the largest norm leaves room for a centre that is still to be fixed, which is
+      // no longer than the longest row, and for the factor of the norm, at most 2.
       const double largest_norm = is_sink || codec.format().is_uncompressed()
                                       ? std::numeric_limits<double>::infinity()
                                       : largest_of(number_type) / 8;
       const T* const row = given[static_cast<std::size_t>(side)].row(token - first);
       for (std::size_t head = 0; head < num_heads(); ++head) {
         const EncodeFailure failure = Head::check_exact(
-            row + head * codec.head_dim(), is_sink ? nullptr : mean_of(heads(side)[head]),
+            row + head * codec.head_dim(), is_sink ? nullptr : heads(side)[head].given_center(),
             codec.head_dim(), largest_of(type), largest_norm);
         if (failure == EncodeFailure::kNone) continue;
         return {failure, token - first, static_cast<int>(head), side, type};
@@ -130,32 +126,30 @@ void KVStorage<A>::store_exact(const Rows<const T> (&given)[2]) noexcept {
 
 template <typename A>
 void KVStorage<A>::settle(const Scratch& work) noexcept {
-  if (waits_for_mean()) return;
   const std::size_t window = config_.num_recent_tokens;
   while (segments_.num_recent() > window) {
     const std::size_t out = segments_.num_recent() - window;
     const std::size_t rest = segments_.rest_of_tile();
-    if (window > 0 && out < rest) break;  // Whole tiles only; without a window, all there is.
+    // Whole tiles only; without a window all there is, but for those that a centre waits for.
+    const bool is_span_begin = has_spans() && segments_.end_of_codes() % kSpanTokens == 0;
+    if ((window > 0 || is_span_begin) && out < rest) break;
     encode_oldest((std::min)(out, rest), work);
   }
 }
 
 template <typename A>
 void KVStorage<A>::encode_oldest(std::size_t count, const Scratch& work) noexcept {
-  // Not before the first is encoded: tokens that are taken back until then leave no trace.
-  if (mean_is_pending_) {
-    for (const Side side : kSides) {
-      for (Head& head : heads(side)) {
-        head.estimate_mean(codec_->side(side), config_.num_centering_tokens, work);
-      }
-    }
-    mean_is_pending_ = false;
-  }
+  const std::size_t slot = segments_.end_of_codes();
+  if (has_spans()) prepare_span(work);
+  const bool is_summed = has_spans() && summed_.end == slot;
   for (std::size_t index = 0; index < num_heads(); ++index) {
     for (const Side side : kSides) {
-      Head& head = heads(side)[index];
-      head.encode_recent(codec_->side(side), mean_of(head), segments_.end_of_codes(), count, work);
+      heads(side)[index].encode_recent(codec_->side(side), slot, count, is_summed, work);
     }
+  }
+  if (is_summed) {
+    summed_.end += count;
+    summed_.num_rows += count;
   }
   segments_.num_encoded += count;
 }
@@ -169,7 +163,7 @@ AppendResult KVStorage<A>::encode(const Rows<const T> (&given)[2], const Scratch
       Head& head = heads(side)[index];
       const Rows<const T> rows = given[static_cast<std::size_t>(side)];
       const EncodeResult result =
-          head.encode_given(codec, mean_of(head), segments_.end_of_codes(),
+          head.encode_given(codec, segments_.end_of_codes(),
                             rows.block(0, rows.count, index * codec.head_dim()), work);
       if (result.failure != EncodeFailure::kNone) {
         return {result.failure, result.num_encoded, static_cast<int>(index), side,
@@ -182,7 +176,7 @@ AppendResult KVStorage<A>::encode(const Rows<const T> (&given)[2], const Scratch
 
 template <typename A>
 void KVStorage<A>::encode_recent(std::size_t num_kept) {
-  if (waits_for_mean() || segments_.num_recent() <= num_kept) return;
+  if (segments_.num_recent() <= num_kept) return;
   const std::size_t count = segments_.num_recent() - num_kept;
   reserve_pages(segments_.num_encoded + count);
   AlignedBuffer scratch(Scratch(*codec_, nullptr).num_bytes);

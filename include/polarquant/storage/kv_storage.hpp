@@ -50,6 +50,7 @@ class KVStorage {
  public:
   using Head = HeadSide<A>;
   using Scratch = SideScratch<A>;
+  static constexpr std::size_t kNowhere = (std::numeric_limits<std::size_t>::max)();  // a slot
 
   // exact_type: that of the configuration, or what stands for it.
   KVStorage(const KVCacheConfig& config, FloatType exact_type,
@@ -63,7 +64,6 @@ class KVStorage {
         heads(side).push_back(make_head(side, head));
       }
     }
-    reset_means();
   }
 
   // The same tokens, in pages that both share until one of them writes.
@@ -78,9 +78,15 @@ class KVStorage {
   const Head& head(Side side, std::size_t index) const { return heads(side)[index]; }
   Head& head(Side side, std::size_t index) { return heads(side)[index]; }
 
-  // [head_dim], what is subtracted before encoding; null: nothing, or not yet known.
-  const A* mean_of(const Head& head) const {
-    return head.mean.empty() || mean_is_pending_ ? nullptr : head.mean.data();
+  // The slot of a token that is a code; throws std::invalid_argument if it is none.
+  std::size_t encoded_slot(std::size_t token) const {
+    if (token >= segments_.num_tokens) {
+      throw_invalid_argument({"token ", token, ": the cache holds ", segments_.num_tokens});
+    }
+    if (!segments_.is_encoded(token)) {
+      throw_invalid_argument({"token ", token, " is kept exact and has no code"});
+    }
+    return segments_.slot(token);
   }
 
   std::size_t memory_bytes() const {
@@ -114,6 +120,7 @@ class KVStorage {
   void truncate(std::size_t num_tokens) {
     segments_.truncate(num_tokens);
     removed_.truncate(num_tokens);
+    if (summed_.end > segments_.end_of_codes()) summed_ = {};
   }
 
   // See KVCache::remove.
@@ -126,22 +133,38 @@ class KVStorage {
     truncate(0);
     segments_.num_dropped = 0;
     for_each_head([](Head& head) { head.pages.restart(); });
-    reset_means();
+    summed_ = {};
+    center_begin_ = kNowhere;
   }
 
   // ---- Saving and loading ----
 
-  bool estimates_means() const {
-    return config_.centering == Centering::kEstimated &&
-           !(codec_->keys().format().is_uncompressed() &&
-             codec_->values().format().is_uncompressed());
-  }
-  bool mean_is_pending() const { return mean_is_pending_; }
+  // Whether spans have centres of their own, in one side at least.
+  bool has_spans() const { return heads_[0][0].has_spans() || heads_[1][0].has_spans(); }
 
-  // The numbers of a new cache; the caller fills its sides.
-  void restore(const TokenSegments& segments, bool mean_is_pending) {
+  // What the sums of all sides hold: of the slots first .. end - 1 num_rows rows, the others having
+  // been dropped before they were summed. kNowhere: nothing.
+  struct SummedSlots {
+    std::size_t first = kNowhere;
+    std::size_t end = kNowhere;
+    std::size_t num_rows = 0;
+  };
+  const SummedSlots& summed() const { return summed_; }
+
+  // The numbers of a new cache; the caller fills its sides. num_summed: slots at the end of codes.
+  void restore(const TokenSegments& segments, std::size_t num_summed, std::size_t num_rows) {
     segments_ = segments;
-    mean_is_pending_ = mean_is_pending;
+    const std::size_t end = segments.end_of_codes();
+    if (num_summed > 0) summed_ = {end - num_summed, end, num_rows};
+  }
+
+  // Replaces a given mean.
+  void give_center(Side side, std::size_t index, const std::vector<A>& mean) {
+    heads(side)[index].center = mean;
+    std::vector<float>& given = side == Side::kKeys ? config_.key_mean : config_.value_mean;
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      given[index * mean.size() + i] = static_cast<float>(mean[i]);
+    }
   }
 
  private:
@@ -165,39 +188,40 @@ class KVStorage {
     }
   }
 
+  // Calls visit(codec, head) where spans have centres.
+  template <typename Visit>
+  void for_each_centered(const Visit& visit) {
+    for (const Side side : kSides) {
+      for (Head& head : heads(side)) {
+        if (head.has_spans()) visit(codec_->side(side), head);
+      }
+    }
+  }
+
   Head make_head(Side side, std::size_t index) const {
     const Codec<A>& codec = codec_->side(side);
     const std::vector<float>& given = side == Side::kKeys ? config_.key_mean : config_.value_mean;
     // An uncompressed side has nothing to gain.
     const bool is_centered = !codec.format().is_uncompressed() &&
-                             (config_.centering == Centering::kEstimated || !given.empty());
-    Head head(codec, config_.allocator, exact_type_, is_centered);
+                             (config_.centering == Centering::kLocal || !given.empty());
+    Head head(codec, config_.allocator, exact_type_, is_centered, is_centered && given.empty());
     if (is_centered && !given.empty()) {
       std::copy_n(given.begin() + static_cast<std::ptrdiff_t>(index * codec.head_dim()),
-                  codec.head_dim(), head.mean.begin());
+                  codec.head_dim(), head.center.begin());
     }
     return head;
   }
 
-  void reset_means() { mean_is_pending_ = estimates_means(); }
+  // Whether tokens pass through the ring of recent rows.
+  bool has_window() const { return config_.num_recent_tokens > 0 || has_spans(); }
 
-  // For tokens to estimate it from.
-  bool waits_for_mean() const {
-    return mean_is_pending_ && segments_.num_recent() < config_.num_centering_tokens;
-  }
-
-  bool has_window() const { return config_.num_recent_tokens > 0 || mean_is_pending_; }
-
-  // Rows that the ring of recent tokens needs at most: the window, what is missing to a whole tile,
-  // and a chunk that has just come; or all that is waited for before the first is encoded.
+  // Rows that the ring needs at most: the window, and a tile that is about to leave it.
   std::size_t ring_limit() const {
-    const std::size_t window = config_.num_recent_tokens;
-    return round_up((std::max)(window > 0 ? window + 2 * kTileTokens : 0,
-                               mean_is_pending_ ? config_.num_centering_tokens : 0));
+    return has_window() ? round_up(config_.num_recent_tokens) + kTileTokens : 0;
   }
   // Rows that it needs for so many num_slots.
   std::size_t ring_need(std::size_t num_slots) const {
-    return has_window() ? (std::min)(ring_limit(), round_up(num_slots)) : std::size_t{0};
+    return (std::min)(ring_limit(), round_up(num_slots));
   }
 
   // Whether `count` more tokens fit without an allocation, in pages of this cache alone.
@@ -221,11 +245,7 @@ class KVStorage {
     if (segments_.num_tokens < segments_.max_sinks) {
       return (std::min)(left, segments_.max_sinks - segments_.num_tokens);
     }
-    std::size_t count = (std::min)(left, kTileTokens - segments_.num_slots() % kTileTokens);
-    if (waits_for_mean()) {
-      count = (std::min)(count, config_.num_centering_tokens - segments_.num_recent());
-    }
-    return count;
+    return (std::min)(left, kTileTokens - segments_.num_slots() % kTileTokens);
   }
 
   // What comes to exact rows is checked before anything changes: nothing fails when it leaves them.
@@ -241,6 +261,11 @@ class KVStorage {
   // Moves the `count` oldest recent tokens, which complete at most one tile, to the codes.
   void encode_oldest(std::size_t count, const Scratch& work) noexcept;
 
+  // Sees to the centres of the span that is encoded next, and to the sums for the span behind it
+  // (kv_centering.hpp).
+  void prepare_span(const Scratch& work) noexcept;
+  void sum_up(std::size_t first, std::size_t end, const Scratch& work) noexcept;
+
   // Encodes rows of one tile without a stop in the exact rows.
   template <typename T>
   AppendResult encode(const Rows<const T> (&given)[2], const Scratch& work) noexcept;
@@ -251,7 +276,8 @@ class KVStorage {
   std::vector<Head> heads_[2];  // of each side, [num_kv_heads]
   TokenSegments segments_;
   RemovedTokens removed_;
-  bool mean_is_pending_ = false;  // to be estimated; until then all tokens stay exact
+  SummedSlots summed_;
+  std::size_t center_begin_ = kNowhere;  // the first slot of the span whose centre the sides have
 };
 
 template <typename A>
@@ -264,7 +290,8 @@ KVStorage<A> KVStorage<A>::copy() const {
   }
   result.segments_ = segments_;
   result.removed_ = removed_;
-  result.mean_is_pending_ = mean_is_pending_;
+  result.summed_ = summed_;
+  result.center_begin_ = center_begin_;
   return result;
 }
 

@@ -73,18 +73,6 @@ POLARQUANT_ALWAYS_INLINE void expand(FloatType type, const std::byte* stored, st
   }
 }
 
-// The sum of kCount numbers, a power of two, by halves.
-template <std::size_t kCount, typename T>
-POLARQUANT_ALWAYS_INLINE T sum_by_halves(const T* numbers) {
-  if constexpr (kCount == 1) {
-    return numbers[0];
-  } else {
-    T halves[kCount / 2];
-    for (std::size_t j = 0; j < kCount / 2; ++j) halves[j] = numbers[j] + numbers[j + kCount / 2];
-    return sum_by_halves<kCount / 2>(halves);
-  }
-}
-
 // scores[t] = <query, row t>. query: [width]; rows: [rows.count, width].
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void dot_rows(const T* query, Rows<const T> rows, std::size_t width,

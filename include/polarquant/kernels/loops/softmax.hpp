@@ -45,6 +45,32 @@ POLARQUANT_ALWAYS_INLINE float exp_nonpositive(float x) {
 }
 POLARQUANT_ALWAYS_INLINE double exp_nonpositive(double x) { return std::exp(x); }
 
+// The sum of kCount numbers, a power of two, by halves.
+template <std::size_t kCount, typename T>
+POLARQUANT_ALWAYS_INLINE T sum_by_halves(const T* numbers) {
+  if constexpr (kCount == 1) {
+    return numbers[0];
+  } else {
+    T halves[kCount / 2];
+    for (std::size_t j = 0; j < kCount / 2; ++j) halves[j] = numbers[j] + numbers[j + kCount / 2];
+    return sum_by_halves<kCount / 2>(halves);
+  }
+}
+
+// The largest of kCount numbers, a power of two, by halves.
+template <std::size_t kCount, typename T>
+POLARQUANT_ALWAYS_INLINE T maximum_by_halves(const T* numbers) {
+  if constexpr (kCount == 1) {
+    return numbers[0];
+  } else {
+    T halves[kCount / 2];
+    for (std::size_t j = 0; j < kCount / 2; ++j) {
+      halves[j] = numbers[j + kCount / 2] > numbers[j] ? numbers[j + kCount / 2] : numbers[j];
+    }
+    return maximum_by_halves<kCount / 2>(halves);
+  }
+}
+
 // The largest of `count` values, count > 0.
 template <typename T>
 POLARQUANT_ALWAYS_INLINE T maximum(const T* values, std::size_t count) {
@@ -56,8 +82,7 @@ POLARQUANT_ALWAYS_INLINE T maximum(const T* values, std::size_t count) {
       lanes[t] = values[i + t] > lanes[t] ? values[i + t] : lanes[t];
     }
   }
-  T result = lanes[0];
-  for (const T lane : lanes) result = lane > result ? lane : result;
+  T result = maximum_by_halves<kTileTokens>(lanes);
   for (; i < count; ++i) result = values[i] > result ? values[i] : result;
   return result;
 }
@@ -77,8 +102,7 @@ POLARQUANT_ALWAYS_INLINE T exponentiate(T* values, std::size_t count, T largest)
       lanes[t] += weight;
     }
   }
-  T total = T(0);
-  for (const T lane : lanes) total += lane;
+  T total = sum_by_halves<kTileTokens>(lanes);
   for (; i < count; ++i) {
     values[i] = exp_nonpositive(values[i] - largest);
     total += values[i];

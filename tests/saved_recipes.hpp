@@ -1,4 +1,4 @@
-// The files of tests/saved/version_2: what they hold. make_version_2.cpp makes them.
+// The files of tests/saved/version_2 and version_3: what was done to the caches that they are of.
 #pragma once
 
 #include <string>
@@ -8,8 +8,9 @@
 
 namespace polarquant_test {
 
-// Each family, centring, type of exact rows and of rows, and holes.
-inline std::vector<SavedFile> saved_version_2() {
+// Each family, centring, type of exact rows and of rows, and holes. Version 2 had one estimated
+// mean where later ones have centres of spans.
+inline std::vector<SavedFile> saved_recipes(int version) {
   using polarquant::Centering;
   using polarquant::FloatType;
   using polarquant::PolarFormat;
@@ -26,7 +27,6 @@ inline std::vector<SavedFile> saved_version_2() {
     file.config.seed = 5;
     file.config.num_sink_tokens = 2;
     file.config.num_recent_tokens = 20;
-    file.config.num_centering_tokens = 30;
     file.steps = std::move(steps);
     files.push_back(file);
     return files.back();
@@ -75,6 +75,14 @@ inline std::vector<SavedFile> saved_version_2() {
       add("all_recent", paper, full, {append(0, 40), {Kind::kEncodeRecent}, append(40, 9)});
   all.config.num_recent_tokens = polarquant::KVCacheConfig::kAllTokens;
   all.config.num_sink_tokens = 0;
+  if (version < 3) return files;
+  // Of tokens in the second half of a span the sums are saved, here with the codes before them
+  // gone.
+  add("sums", paper, joins, {append(0, 150)}).config.num_recent_tokens = 0;
+  SavedFile& gone = add("sums_without_codes", paper, full,
+                        {append(0, 200), {Kind::kDropFront, 0, 200}, append(200, 1)});
+  gone.config.num_recent_tokens = 70;
+  gone.config.exact_type = FloatType::kFloat16;
   return files;
 }
 

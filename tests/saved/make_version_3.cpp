@@ -1,15 +1,15 @@
-// Makes the files of tests/saved/version_2 from tests/saved_version_2.hpp; not part of the build:
-//   c++ -std=c++17 -O1 -I include -I tests -I EIGEN tests/saved/make_version_2.cpp -lgtest -o make
-//   ./make tests/saved/version_2
+// Makes the files of tests/saved/version_3 from tests/saved_recipes.hpp; not part of the build:
+//   c++ -std=c++17 -O1 -I include -I tests -I EIGEN tests/saved/make_version_3.cpp -lgtest -o make
+//   ./make tests/saved/version_3
 // Files that were released are never made again: a new one gets a new name.
 #include <cstdio>
 #include <string>
 
-#include "saved_version_2.hpp"
+#include "saved_recipes.hpp"
 
 int main(int argc, char** argv) {
   if (argc != 2) return 1;
-  for (const polarquant_test::SavedFile& file : polarquant_test::saved_version_2()) {
+  for (const polarquant_test::SavedFile& file : polarquant_test::saved_recipes(3)) {
     polarquant_test::visit_type(file.type, [&](auto number) {
       polarquant::KVCache<decltype(number)> cache(file.config);
       polarquant_test::replay(file.steps, cache);
