@@ -36,8 +36,10 @@ NO_TEST_OF_ITS_OWN = {
     "attention/cache_tokens.hpp": "the tests of KVCache",
     "attention/compiled_calls.hpp": "names what src/polarquant.cpp compiles",
     "attention/partial_rows.hpp": "partial_attention_test",
+    "attention/token_pieces.hpp": "plain aggregates: the tests of KVCache and of tiles",
     "base/compiled.hpp": "macros: src/polarquant.cpp and all our programs are compiled with them",
     "codec/codec_rows.hpp": "codec_batches_test and codec_memory_test",
+    "codec/encode_result.hpp": "a plain aggregate: codec_test",
     "format.hpp": "holds no code",
     "kernels/avx2.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/fixed_tiles.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
@@ -57,9 +59,11 @@ NO_TEST_OF_ITS_OWN = {
     "kernels/words/words.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "polarquant.hpp": "holds no code",
     "saving/save.hpp": "serialization_test",
+    "saving/saved_info.hpp": "saved_settings_test",
     "saving/saved_layout.hpp": "serialization_test",
     "storage/head_side.hpp": "the tests of KVCache",
     "storage/kv_append.hpp": "the tests of KVCache",
+    "storage/kv_centering.hpp": "kv_cache_centering_test",
     "storage/kv_storage.hpp": "the tests of KVCache",
 }
 
