@@ -116,7 +116,7 @@ class Calibration {
   }
 
   // Throws std::invalid_argument for an index out of range, or a layer that is not there.
-  const LayerCalibration& layer(int index) const {
+  const LayerCalibration& layer(int index) const& {
     const Layer& found = layers_[position_of(index)];
     if (!found.is_there) {
       detail::throw_invalid_argument(
@@ -125,8 +125,14 @@ class Calibration {
     return found.data;
   }
 
+  // Of a temporary, such as load_calibration(path).layer(0), it is the caller's own.
+  LayerCalibration layer(int index) && {
+    const Calibration& self = *this;
+    return self.layer(index);
+  }
+
   // Zeros for a layer that was not shown. Throws std::invalid_argument for an index out of range.
-  const CalibrationCounts& counts(int index) const { return layers_[position_of(index)].counts; }
+  CalibrationCounts counts(int index) const { return layers_[position_of(index)].counts; }
 
   // scales: [num_kv_heads * head_dim], finite and above 0. Replaces those there were, and the
   // counts; bits stay. Throws std::invalid_argument for an index out of range, a wrong number of
