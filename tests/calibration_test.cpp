@@ -5,9 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -114,7 +114,7 @@ TEST(CalibrationTest, TheChecksumCoversWhatDecidesCodes) {
 }
 
 TEST(CalibrationTest, TheChecksumIsTheSameOnEveryMachine) {
-  EXPECT_EQ(example().checksum(), GOLDEN_CHECKSUM);
+  EXPECT_EQ(example().checksum(), 12308318121419832652u);
 }
 
 TEST(CalibrationTest, BadInputChangesNothing) {
@@ -154,8 +154,8 @@ TEST(CalibrationTest, FromATextToAFile) {
   calibrator.add_window<float>(0, polarquant_test::gaussian_matrix<float>(50, 16, 1),
                                polarquant_test::gaussian_matrix<float>(50, 8, 2));
   Calibration calibration = calibrator.finish();
-  const std::vector<polarquant::LayerBits> bits = polarquant::allocate_bits(
-      {{{{3.25, 0.1}}, {{3.25, 0.05}}}}, {2.25, 3.25, 4.25}, 3.25);
+  const std::vector<polarquant::LayerBits> bits =
+      polarquant::allocate_bits({{{{3.25, 0.1}}, {{3.25, 0.05}}}}, {2.25, 3.25, 4.25}, 3.25);
   calibration.set_bits(0, bits[0].keys, bits[0].values);
   std::stringstream file;
   polarquant::save(calibration, file);
