@@ -22,10 +22,11 @@ LAYERS = [
     "codec/",
     "storage/",
     "attention/",
+    "calibration/",
     "kv_cache.hpp",
     "kv_cache_batch.hpp",
     "saving/",
-    "codec.hpp format.hpp serialization.hpp",
+    "codec.hpp format.hpp serialization.hpp calibration.hpp",
     "polarquant.hpp",
 ]
 UMBRELLA = "polarquant.hpp"
@@ -60,6 +61,7 @@ NO_TEST_OF_ITS_OWN = {
     "polarquant.hpp": "holds no code",
     "saving/save.hpp": "serialization_test",
     "saving/saved_info.hpp": "saved_settings_test",
+    "saving/saved_file.hpp": "serialization_test, load_damage_test and calibration_file_test",
     "saving/saved_layout.hpp": "serialization_test",
     "storage/head_side.hpp": "the tests of KVCache",
     "storage/kv_append.hpp": "the tests of KVCache",
@@ -89,9 +91,9 @@ FORBIDDEN = [
 PREFIX = re.compile(r"\bpq_|\bPQ_|\bpq::|\bnamespace\s+pq\b")
 
 # Above codec/ a codec is any codec: these headers do not know that ours has angles and radii.
-FAMILY_BLIND = re.compile(r"(?:storage/|attention/|saving/|kv_cache).*")
+FAMILY_BLIND = re.compile(r"(?:storage/|attention/|calibration|saving/|kv_cache).*")
 FAMILY_WORD = re.compile(
-    r"\w*(?:polar(?!quant)|Polar(?!Quant|KV\\n)|POLAR(?!QUANT)|(?<![a-z])angle|Angle|(?<![A-Z])ANGLE"
+    r"\w*(?:polar(?!quant)|Polar(?!Quant|KV\\n|Cal\b)|POLAR(?!QUANT)|(?<![a-z])angle|Angle|(?<![A-Z])ANGLE"
     r"|radius|Radius|RADIUS|radii|Radii|RADII)\w*"
 )
 

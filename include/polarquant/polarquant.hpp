@@ -18,4 +18,5 @@
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/kv_cache_batch.hpp"
 #include "polarquant/serialization.hpp"
+#include "polarquant/calibration.hpp"
 // clang-format on

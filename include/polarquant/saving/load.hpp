@@ -21,6 +21,7 @@
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/saving/byte_streams.hpp"
+#include "polarquant/saving/saved_file.hpp"
 #include "polarquant/saving/saved_info.hpp"
 #include "polarquant/saving/saved_layout.hpp"
 #include "polarquant/saving/saved_settings.hpp"
@@ -146,7 +147,7 @@ void load_from(ByteSource& source, KVCache<T>& cache, bool must_end = false,
   using A = typename KVCache<T>::Accumulator;
   using Head = HeadSide<A>;
   SectionReader reader(source);
-  const SavedHeader header = read_header(source, reader);
+  const SavedHeader header = read_header(kSavedCacheKind, source, reader);
   const SavedSettings found = read_settings(reader, header.version);
   check_settings(found, settings_of(CacheAccess<T>::storage(cache)));
   const SavedCounts counts = read_counts(reader, header.version);

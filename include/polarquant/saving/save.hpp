@@ -4,13 +4,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <ostream>
 #include <string>
 
-#include "polarquant/base/checksum.hpp"
 #include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
@@ -20,6 +17,7 @@
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/saving/byte_streams.hpp"
+#include "polarquant/saving/saved_file.hpp"
 #include "polarquant/saving/saved_layout.hpp"
 #include "polarquant/saving/saved_settings.hpp"
 #include "polarquant/storage/exact_rows.hpp"
@@ -61,16 +59,7 @@ void save_to(const KVStorage<A>& storage, ByteSink& sink) {
   const TokenSegments& segments = storage.segments();
   const SavedSizes sizes(storage, counts, kSavedVersion);
   SectionWriter writer(sink);
-  writer.fill(kSavedHeaderBytes, [&](std::byte* header) {
-    const std::uint64_t numbers[2] = {kSavedVersion,
-                                      kSavedHeaderBytes + settings_bytes(settings) + sizes.total};
-    std::memcpy(header, kSavedMagic, 8);
-    std::memcpy(header + 8, numbers, sizeof numbers);
-    Checksum checksum;
-    checksum.add(header, 24);
-    const std::uint64_t sum = checksum.value();
-    std::memcpy(header + 24, &sum, 8);
-  });
+  write_header(kSavedCacheKind, kSavedHeaderBytes + settings_bytes(settings) + sizes.total, writer);
   write_settings(settings, writer);
 
   writer.begin("SIZE", 8 * num_counts(kSavedVersion));
@@ -158,20 +147,7 @@ void save(const KVCache<T>& cache, std::ostream& stream) {
 // before.
 template <typename T>
 void save(const KVCache<T>& cache, const std::string& path) {
-  const std::string part = path + ".part";
-  std::ofstream file(part, std::ios::binary | std::ios::trunc);
-  if (!file) detail::throw_runtime_error({"saving: cannot write ", part});
-  // Whatever happens from here on, no part of a file stays behind.
-  struct Remover {
-    const std::string& path;
-    ~Remover() { std::remove(path.c_str()); }
-  } const remover{part};
-  save(cache, file);
-  file.close();
-  if (!file) detail::throw_runtime_error({"saving: cannot write all of ", part});
-  if (std::rename(part.c_str(), path.c_str()) != 0) {
-    detail::throw_runtime_error({"saving: cannot put ", part, " in the place of ", path});
-  }
+  detail::write_file(path, [&](std::ostream& stream) { save(cache, stream); });
 }
 
 // To memory of `size` bytes. Returns saved_bytes(); throws std::invalid_argument if size is less.

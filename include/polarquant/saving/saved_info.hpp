@@ -5,12 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <fstream>
 #include <istream>
 #include <string>
-#include <string_view>
 
-#include "polarquant/base/checksum.hpp"
 #include "polarquant/base/compiled.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
@@ -19,6 +16,7 @@
 #include "polarquant/codec/families.hpp"
 #include "polarquant/method/rotation.hpp"
 #include "polarquant/saving/byte_streams.hpp"
+#include "polarquant/saving/saved_file.hpp"
 #include "polarquant/saving/saved_layout.hpp"
 #include "polarquant/saving/saved_settings.hpp"
 #include "polarquant/storage/config.hpp"
@@ -43,44 +41,6 @@ struct SavedCacheInfo {
 };
 
 namespace detail {
-
-struct SavedHeader {
-  std::uint64_t version;
-  std::uint64_t total;  // bytes of the whole
-};
-
-inline SavedHeader read_header(ByteSource& source, SectionReader& reader) {
-  std::byte header[kSavedHeaderBytes];
-  if (source.num_left() == 0) throw_runtime_error("loading: there are no bytes, it is empty");
-  std::memcpy(header, reader.take(sizeof header), sizeof header);
-  if (std::memcmp(header, kSavedMagic, 8) != 0) {
-    throw_runtime_error({"loading: this is no saved cache, it does not begin with \"",
-                         std::string_view(kSavedMagic, 7), "\""});
-  }
-  Checksum checksum;
-  checksum.add(header, 24);
-  SavedHeader found;
-  std::uint64_t sum;
-  std::memcpy(&found.version, header + 8, 8);
-  std::memcpy(&found.total, header + 16, 8);
-  std::memcpy(&sum, header + 24, 8);
-  if (sum != checksum.value()) {
-    throw_runtime_error("loading: the checksum of the header is wrong: damaged");
-  }
-  if (found.version < 1 || found.version > kSavedVersion) {
-    throw_runtime_error({"loading: the saved cache has version ", found.version,
-                         ", this library reads versions 1 to ", kSavedVersion});
-  }
-  if (found.total < kSavedHeaderBytes || found.total > kMaxSavedBytes) {
-    throw_runtime_error({"loading: a saved cache of ", found.total, " bytes: damaged"});
-  }
-  const std::uint64_t left = source.num_left();
-  if (left != ByteSource::kUnknown && found.total - kSavedHeaderBytes > left) {
-    throw_runtime_error({"loading: ", kSavedHeaderBytes + left, " bytes of a saved cache of ",
-                         found.total, ": truncated"});
-  }
-  return found;
-}
 
 inline SavedCounts read_counts(SectionReader& reader, std::uint64_t version) {
   SavedCounts counts;
@@ -145,7 +105,7 @@ SavedCacheInfo read_info(ByteSource& source);
 #if !POLARQUANT_USES_COMPILED
 POLARQUANT_INLINE SavedCacheInfo read_info(ByteSource& source) {
   SectionReader reader(source);
-  const SavedHeader header = read_header(source, reader);
+  const SavedHeader header = read_header(kSavedCacheKind, source, reader);
   const SavedSettings settings = read_settings(reader, header.version);
   const SavedCounts counts = read_counts(reader, header.version);
   SavedCacheInfo info;
@@ -187,18 +147,6 @@ POLARQUANT_INLINE SavedCacheInfo read_info(ByteSource& source) {
   return info;
 }
 #endif
-
-// Calls read(stream) for a file.
-template <typename Read>
-void read_file(const std::string& path, const Read& read) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw_runtime_error({"loading: cannot read ", path});
-  if (file.peek() == std::ifstream::traits_type::eof()) {
-    throw_runtime_error(
-        {"loading: ", path, file.bad() ? " is a folder or cannot be read" : " is empty"});
-  }
-  read(file);
-}
 
 }  // namespace detail
 

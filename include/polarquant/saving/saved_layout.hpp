@@ -12,6 +12,7 @@
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/saving/byte_streams.hpp"
+#include "polarquant/saving/saved_file.hpp"
 #include "polarquant/saving/saved_settings.hpp"
 #include "polarquant/storage/config.hpp"
 #include "polarquant/storage/head_side.hpp"
@@ -30,10 +31,7 @@ struct CacheAccess {
   static const Storage& storage(const KVCache<T>& cache) { return cache.storage_; }
 };
 
-inline constexpr char kSavedMagic[9] = "PolarKV\n";
-inline constexpr std::size_t kSavedHeaderBytes = 32;
-// No sum of sizes overflows.
-inline constexpr std::uint64_t kMaxSavedBytes = std::uint64_t{1} << 48;
+inline constexpr SavedKind kSavedCacheKind = {"PolarKV\n", "saved cache", kSavedVersion};
 
 // The section SIZE: how many tokens are where.
 struct SavedCounts {
