@@ -59,9 +59,10 @@ TEST(ExactRowsTest, EveryTypeHoldsItsOwnNumbers) {
 
 TEST(HeadSideTest, CheckSaysWhatCannotBeKept) {
   using polarquant::EncodeFailure;
-  const auto check = [](std::vector<float> row, double norm, const float* offset = nullptr) {
-    return polarquant::detail::HeadSide<float>::check_exact(row.data(), offset, row.size(), 65504.0,
-                                                            norm);
+  const auto check = [](std::vector<float> row, double norm, const float* offset = nullptr,
+                        const float* scales = nullptr) {
+    return polarquant::detail::HeadSide<float>::check_exact(row.data(), {scales, offset},
+                                                            row.size(), 65504.0, norm);
   };
   EXPECT_EQ(check({0.0f, -65504.0f}, 1e9), EncodeFailure::kNone);
   EXPECT_EQ(check({0.0f, -65505.0f}, 1e9), EncodeFailure::kOutOfRange);
@@ -75,6 +76,11 @@ TEST(HeadSideTest, CheckSaysWhatCannotBeKept) {
   EXPECT_EQ(check({3.0f, 4.0f}, 10.0, offset), EncodeFailure::kNone);
   EXPECT_EQ(check({3.0f, 4.0f}, 9.99, offset), EncodeFailure::kOutOfRange);
   EXPECT_EQ(check({-3.0f, -4.0f}, 0.01, offset), EncodeFailure::kNone);
+  // Scaled: the offset is of what is scaled.
+  const float scales[] = {2.0f, 0.25f};
+  EXPECT_EQ(check({1.5f, 16.0f}, 5.0, nullptr, scales), EncodeFailure::kNone);
+  EXPECT_EQ(check({1.5f, 16.0f}, 4.99, nullptr, scales), EncodeFailure::kOutOfRange);
+  EXPECT_EQ(check({-1.5f, -16.0f}, 0.01, offset, scales), EncodeFailure::kNone);
 }
 
 TEST(ExactLoopsTest, AgreeWithDoubleOnEveryInstructionSet) {

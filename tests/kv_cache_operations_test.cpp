@@ -57,6 +57,11 @@ KVCacheConfig random_config(Random& random) {
     }
     if (random_int(random, 0, 1) == 0) config.value_mean.assign(config.value_columns(), 0.5f);
   }
+  if (random_int(random, 0, 2) == 0) {
+    for (std::size_t i = 0; i < config.key_columns(); ++i) {
+      config.calibration.key_scales.push_back(static_cast<float>(std::exp(random.gaussian() / 2)));
+    }
+  }
   return config;
 }
 

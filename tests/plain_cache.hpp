@@ -5,6 +5,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <map>
 #include <memory>
@@ -112,7 +113,8 @@ class PlainCache {
       const std::vector<float>& given = side == 0 ? config_.key_mean : config_.value_mean;
       centers_[side] = Eigen::RowVectorXd::Zero(config_.num_kv_heads * head_dim(side == 1));
       for (std::size_t i = 0; !is_uncompressed(side) && i < given.size(); ++i) {
-        centers_[side](static_cast<Eigen::Index>(i)) = static_cast<double>(given[i]);
+        centers_[side](static_cast<Eigen::Index>(i)) =
+            static_cast<double>(scale(side, i) * static_cast<A>(given[i]));
       }
     }
   }
@@ -154,6 +156,11 @@ class PlainCache {
   bool has_spans() const {
     return config_.centering == polarquant::Centering::kLocal &&
            !(is_uncompressed(0) && is_uncompressed(1));
+  }
+  // What column `i` of keys is multiplied by before it is encoded.
+  A scale(int side, std::size_t i) const {
+    const std::vector<float>& scales = config_.calibration.key_scales;
+    return side == 1 || scales.empty() || is_uncompressed(side) ? A(1) : static_cast<A>(scales[i]);
   }
   const polarquant::Codec<A>& codec(int side) const {
     return side == 0 ? codec_->keys() : codec_->values();
@@ -218,7 +225,10 @@ class PlainCache {
                 A(128);
           }
         }
-        for (A& x : mean) x *= A(128) / static_cast<A>(known.size());
+        for (std::size_t i = 0; i < width; ++i) {
+          mean[i] *= A(128) / static_cast<A>(known.size());
+          mean[i] *= scale(side, head * width + i);
+        }
         codec(side).encode_center(mean.data(), code.data(), scratch.data());
         codec(side).decode_center(code.data(), mean.data(), scratch.data());
         for (std::size_t i = 0; i < width; ++i) {
@@ -251,13 +261,17 @@ class PlainCache {
       const Eigen::Index width = head_dim(side == 1);
       for (int head = 0; head < config_.num_kv_heads; ++head) {
         const Eigen::RowVectorXd center = centers_[side].segment(head * width, width);
-        const Eigen::RowVectorXd centered = token.sides[side].segment(head * width, width) - center;
         std::vector<A> row;
-        for (const double x : centered) row.push_back(static_cast<A>(x));
+        for (Eigen::Index i = 0; i < width; ++i) {
+          row.push_back(std::fma(scale(side, static_cast<std::size_t>(head * width + i)),
+                                 static_cast<A>(token.sides[side](head * width + i)),
+                                 static_cast<A>(-center(i))));
+        }
         const std::vector<A> decoded = decode_rows(codec(side), encode_rows(codec(side), row));
         for (Eigen::Index i = 0; i < width; ++i) {
+          const A sum = decoded[static_cast<std::size_t>(i)] + static_cast<A>(center(i));
           token.sides[side](head * width + i) =
-              static_cast<double>(decoded[static_cast<std::size_t>(i)] + static_cast<A>(center(i)));
+              static_cast<double>(sum / scale(side, static_cast<std::size_t>(head * width + i)));
         }
       }
     }

@@ -95,9 +95,10 @@ class QueryGroup {
     A* const rotated = work_.rotated_queries + row * work_.exact_width;
     std::fill_n(rotated, work_.exact_width, A(0));
     keys_.prepare_query(exact, work_.prepared + row * keys_.prepared_size(), work_.codec_scratch,
-                        A(1), nullptr, rotated);
+                        A(1), tokens_.key_scales, rotated);
     for (std::size_t i = 0; tokens_.key_center != nullptr && i < keys_.head_dim(); ++i) {
-      state.given_shift += exact[i] * tokens_.key_center[i];
+      const A divisor = tokens_.key_scales == nullptr ? A(1) : tokens_.key_scales[i];
+      state.given_shift += exact[i] / divisor * tokens_.key_center[i];
     }
   }
 

@@ -43,7 +43,9 @@ namespace detail {
 template <typename A>
 class TileTokens : public TokensBase<A> {
  public:
-  TileTokens(const KVCodec<A>& codec, TileRuns runs) : codec_(codec), runs_(runs) {
+  TileTokens(const KVCodec<A>& codec, TileRuns runs, const A* key_scales)
+      : codec_(codec), runs_(runs) {
+    this->key_scales = key_scales;
     for (std::size_t i = 0; i < runs.count; ++i) this->num_tokens += runs.runs[i].num_tokens;
     this->removed = &none_;
   }
@@ -102,14 +104,15 @@ std::size_t attend_tiles_scratch_bytes(const KVCodec<A>& codec) {
 // Attention of the query heads that share a KV head to tokens in tiles, as KVCache::attend does it:
 // causal, or as options say. queries: [num_queries, group_size * key head_dim]; output:
 // [num_queries, group_size * value head_dim], not overlapping. Positions, masks, ALiBi slopes and
-// sink logits are those of these tokens and of the group's heads. Allocates nothing. Give all heads
-// of a group in one call: they share the reading of the codes.
+// sink logits are those of these tokens and of the group's heads. key_scales: those that the keys
+// were encoded with, [head_dim], or null. Allocates nothing. Give all heads of a group in one call:
+// they share the reading of the codes.
 template <typename A, typename T>
 void attend_tiles(const KVCodec<A>& codec, TileRuns tokens, Rows<const T> queries,
                   std::size_t group_size, Rows<A> output, std::byte* scratch,
-                  const AttentionOptions<A>& options = {}) noexcept {
+                  const AttentionOptions<A>& options = {}, const A* key_scales = nullptr) noexcept {
   POLARQUANT_DCHECK(queries.count == output.count);
-  const detail::TileTokens<A> source(codec, tokens);
+  const detail::TileTokens<A> source(codec, tokens, key_scales);
   const detail::AttentionScratch<A> work(codec, scratch);
   detail::QueryGroup<A, detail::TileTokens<A>>(codec, source, work)
       .attend(detail::GroupQueries<T>{queries, 0, group_size}, options, {}, {output, {}});
@@ -120,9 +123,10 @@ void attend_tiles(const KVCodec<A>& codec, TileRuns tokens, Rows<const T> querie
 template <typename A, typename T>
 void attend_tiles_partial(const KVCodec<A>& codec, TileRuns tokens, Rows<const T> queries,
                           const PartialRows<A>& part, std::byte* scratch,
-                          const AttentionOptions<A>& options = {}) noexcept {
+                          const AttentionOptions<A>& options = {},
+                          const A* key_scales = nullptr) noexcept {
   POLARQUANT_DCHECK(queries.count == part.output.count);
-  const detail::TileTokens<A> source(codec, tokens);
+  const detail::TileTokens<A> source(codec, tokens, key_scales);
   const detail::AttentionScratch<A> work(codec, scratch);
   detail::QueryGroup<A, detail::TileTokens<A>>(codec, source, work)
       .attend(detail::GroupQueries<T>{queries, 0, part.num_heads}, options, {},

@@ -45,6 +45,8 @@ struct TokensBase {
   std::size_t num_tokens = 0;
   std::size_t num_exact = 0;
   FloatType exact_type = FloatType::kFloat32;
+  const A* key_scales = nullptr;  // [head_dim], of encoded keys; null: 1
+
   // [head_dim], what was subtracted from all encoded keys or values; null: nothing, or not the
   // same.
   const A* key_center = nullptr;

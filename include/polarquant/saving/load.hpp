@@ -80,13 +80,14 @@ void read_means(SectionReader& reader, bool are_compared, KVStorage<A>& storage)
         for (std::size_t i = 0; i < mean.size(); ++i) {
           mean[i] = read_entry<A>(reader);
           // That of a double was a float when it was given.
-          if (are_compared && static_cast<float>(mean[i]) != static_cast<float>(head.center[i])) {
+          if (are_compared && static_cast<float>(mean[i]) !=
+                                  static_cast<float>(storage.given_mean(side, index, i))) {
             throw_runtime_error({"loading: the ", side == Side::kKeys ? "key" : "value",
                                  "_mean of KV head ", index, " differs in entry ", i,
                                  " from this cache's"});
           }
         }
-        storage.give_center(side, index, mean);
+        storage.give_mean(side, index, mean);
       });
 }
 

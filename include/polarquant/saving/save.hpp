@@ -84,16 +84,19 @@ void save_to(const KVStorage<A>& storage, ByteSink& sink) {
     });
     writer.end();
   };
-  const auto write_numbers = [&writer](const A* numbers, std::size_t count) {
-    for (std::size_t i = 0; i < count; ++i) {
-      const double wide = static_cast<double>(numbers[i]);
-      writer.fill(8, [&wide](std::byte* out) { std::memcpy(out, &wide, 8); });
-    }
+  const auto write_number = [&writer](A number) {
+    const double wide = static_cast<double>(number);
+    writer.fill(8, [&wide](std::byte* out) { std::memcpy(out, &wide, 8); });
   };
-  section("MEAN", sizes.means, [&](const Codec<A>& codec, const Head& head) {
-    const A* const given = head.given_center();
-    if (given != nullptr) write_numbers(given, codec.head_dim());
-  });
+  writer.begin("MEAN", sizes.means);
+  for_each_side(storage,
+                [&](const Codec<A>& codec, const Head& head, std::size_t index, Side side) {
+                  if (head.given_center() == nullptr) return;
+                  for (std::size_t i = 0; i < codec.head_dim(); ++i) {
+                    write_number(storage.given_mean(side, index, i));
+                  }
+                });
+  writer.end();
   section("CENT", sizes.centers, [&](const Codec<A>&, const Head& head) {
     const std::size_t first = segments.num_dropped / kSpanTokens;
     for (std::size_t i = 0; head.has_spans() && i < num_spans(segments); ++i) {
@@ -104,7 +107,8 @@ void save_to(const KVStorage<A>& storage, ByteSink& sink) {
     }
   });
   section("SUMS", sizes.sums, [&](const Codec<A>& codec, const Head& head) {
-    if (counts.num_summed > 0 && head.has_spans()) write_numbers(head.sum.data(), codec.head_dim());
+    if (counts.num_summed == 0 || !head.has_spans()) return;
+    for (std::size_t i = 0; i < codec.head_dim(); ++i) write_number(head.sum[i]);
   });
   section("SINK", sizes.sinks, [&](const Codec<A>& codec, const Head& head) {
     write_rows(head.sinks, codec.head_dim(), 0, segments.num_sinks(), writer);

@@ -32,8 +32,10 @@ struct SavedCacheInfo {
 
   // What loads it, with as many query heads as KV heads. To be set before: a format whose codebooks
   // were given, or of a family that the library does not bring; a mean that was given for one of
-  // two sides of equal width, of which version 1 does not say the side.
+  // two sides of equal width, of which version 1 does not say the side; the calibration.
   KVCacheConfig config;
+
+  std::uint64_t calibration = 0;  // checksum of the one that keys were scaled by; 0: none
 
   // The formats, for people.
   std::string key_format;
@@ -112,6 +114,7 @@ POLARQUANT_INLINE SavedCacheInfo read_info(ByteSource& source) {
   info.version = header.version;
   info.num_bytes = header.total;
   info.num_tokens = static_cast<std::size_t>(counts.num_tokens);
+  info.calibration = settings.calibration;
   KVCacheConfig& config = info.config;
   const auto number = [](std::uint64_t value) {
     return static_cast<std::size_t>((std::min<std::uint64_t>)(value, KVCacheConfig::kAllTokens));

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "polarquant/base/checksum.hpp"
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
@@ -20,6 +21,7 @@
 #include "polarquant/codes/center_code.hpp"
 #include "polarquant/method/rotation.hpp"
 #include "polarquant/saving/byte_streams.hpp"
+#include "polarquant/storage/calibration.hpp"
 #include "polarquant/storage/config.hpp"
 #include "polarquant/storage/kv_codec.hpp"
 #include "polarquant/storage/kv_storage.hpp"
@@ -69,6 +71,17 @@ inline std::uint64_t saved_token_count(std::size_t num_tokens) {
   return num_tokens == KVCacheConfig::kAllTokens ? std::uint64_t{1} << 40 : num_tokens;
 }
 
+// What tells a cache's calibration from others: its checksum, or that of scales which are no
+// calibration's; 0 if keys are not scaled.
+inline std::uint64_t calibration_of(const KVCacheConfig& config) {
+  const LayerCalibration& layer = config.calibration;
+  if (layer.key_scales.empty() || config.key_format.is_uncompressed()) return 0;
+  if (layer.checksum != 0) return layer.checksum;
+  Checksum sum;
+  sum.add(layer.key_scales.data(), layer.key_scales.size() * sizeof(float));
+  return sum.value();
+}
+
 template <typename A>
 SavedSettings settings_of(const KVStorage<A>& storage) {
   const KVCacheConfig& config = storage.config();
@@ -79,6 +92,7 @@ SavedSettings settings_of(const KVStorage<A>& storage) {
   settings.exact_type = static_cast<std::uint64_t>(storage.exact_type());
   settings.centering = static_cast<std::uint64_t>(config.centering);
   settings.span_tokens = config.centering == Centering::kLocal ? kSpanTokens : 0;
+  settings.calibration = calibration_of(config);
   settings.centered_sides = 0;
   for (const Side side : kSides) {
     const Codec<A>& codec = storage.codec()->side(side);
@@ -206,6 +220,10 @@ inline std::string name_of_centering(std::uint64_t centering) {
   return centering < 4 ? kNames[centering] : message({"number ", centering});
 }
 
+inline std::string name_of_calibration(std::uint64_t checksum) {
+  return checksum == 0 ? "no calibration" : message({"the calibration of checksum ", checksum});
+}
+
 inline std::string name_of_rotation(const SavedSide& side) {
   constexpr const char* kNames[] = {"kNone", "kHadamard", "kHaar"};
   const std::string kind =
@@ -237,7 +255,8 @@ inline void check_settings(const SavedSettings& found, const SavedSettings& own)
           is_estimated ? own.centering != static_cast<std::uint64_t>(Centering::kNone)
                        : found.centering == own.centering);
   if (!is_estimated) compare_numbers("spans of tokens", found.span_tokens, own.span_tokens);
-  compare_numbers("a calibration of checksum", found.calibration, own.calibration);
+  compare("keys under", name_of_calibration(found.calibration),
+          name_of_calibration(own.calibration), found.calibration == own.calibration);
   if (found.centered_sides != SavedSettings::kAnySide) {
     compare_numbers("means of sides (1 keys, 2 values)", found.centered_sides, own.centered_sides);
   }

@@ -17,6 +17,7 @@
 #include "polarquant/codec/families.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/method/rotation.hpp"
+#include "polarquant/storage/calibration.hpp"
 #include "polarquant/storage/page_pool.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -66,6 +67,10 @@ struct KVCacheConfig {
 
   Centering centering = Centering::kLocal;
 
+  // Scales of key channels: calibration.layer(i) of the layer that the cache is of. An uncompressed
+  // side is never scaled; the bits in it are for key_format and value_format to take up.
+  LayerCalibration calibration;
+
   // For kGiven, [num_kv_heads * head_dim] of the side; empty: that side is not centred. An
   // uncompressed side is never centred.
   std::vector<float> key_mean;
@@ -95,6 +100,7 @@ struct KVCacheConfig {
     return static_cast<std::size_t>(num_heads) * static_cast<std::size_t>(format.head_dim());
   }
   std::string segment_problem() const;
+  std::string scale_problem() const;
   std::string mean_problem(const char* name, const std::vector<float>& mean,
                            const CodecFormat& format) const;
 };
@@ -129,7 +135,7 @@ POLARQUANT_INLINE std::string KVCacheConfig::problem() const {
     return message({"arithmetic is ", static_cast<int>(arithmetic), ", not an Arithmetic"});
   }
   for (const std::string& found : {detail::isa_problem(isa), segment_problem(), allocator.problem(),
-                                   mean_problem("key_mean", key_mean, key_format),
+                                   scale_problem(), mean_problem("key_mean", key_mean, key_format),
                                    mean_problem("value_mean", value_mean, value_format)}) {
     if (!found.empty()) return found;
   }
@@ -154,6 +160,23 @@ POLARQUANT_INLINE std::string KVCacheConfig::segment_problem() const {
   }
   if (centering == Centering::kGiven && key_mean.empty() && value_mean.empty()) {
     return "centering is kGiven, but key_mean and value_mean are empty";
+  }
+  return {};
+}
+
+POLARQUANT_INLINE std::string KVCacheConfig::scale_problem() const {
+  using detail::message;
+  const std::vector<float>& scales = calibration.key_scales;
+  if (scales.empty()) return {};
+  const std::size_t size = columns(num_kv_heads, key_format);
+  if (scales.size() != size) {
+    return message({"calibration.key_scales has ", scales.size(),
+                    " entries, must have num_kv_heads * head_dim = ", size});
+  }
+  for (std::size_t i = 0; i < size; ++i) {
+    if (Calibration::is_scale(scales[i])) continue;
+    return message({"calibration.key_scales has ", scales[i], " in entry ", i,
+                    ", must be finite and above 0"});
   }
   return {};
 }

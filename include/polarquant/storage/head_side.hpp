@@ -52,33 +52,41 @@ struct SideScratch {
 // equal codes whatever their type.
 template <typename A>
 struct HeadSide {
-  // is_centered: there is a vector to subtract; has_spans: another one for each span.
+  // is_centered: there is a vector to subtract; has_spans: another one for each span. given_scales:
+  // [head_dim], or empty.
   HeadSide(const Codec<A>& codec, const PageAllocator& allocator, FloatType exact_type,
-           bool is_centered, bool has_spans)
+           bool is_centered, bool has_spans, std::vector<A> given_scales)
       : pages(codec.bytes_per_vector(), allocator, has_spans ? codec.center_bytes() : 0),
         sinks(codec.head_dim(), exact_type),
         recent(codec.head_dim(), exact_type),
+        scales(std::move(given_scales)),
         center(is_centered ? codec.head_dim() : 0),
         sum(has_spans ? recent.width() : 0) {}
 
   // With pages that both share until one is written; the rest is copied.
   HeadSide copy(const TokenSegments& segments) const {
-    return {pages.share(segments.end_of_codes()), sinks, recent, center, sum};
+    return {pages.share(segments.end_of_codes()), sinks, recent, scales, center, sum};
   }
 
   std::size_t memory_bytes() const {
     return pages.memory_bytes() + sinks.memory_bytes() + recent.memory_bytes() +
-           (center.capacity() + sum.capacity()) * sizeof(A);
+           (scales.capacity() + center.capacity() + sum.capacity()) * sizeof(A);
   }
 
   bool has_spans() const { return !sum.empty(); }
 
-  // What is subtracted from all rows, [head_dim]; null: nothing, or not the same from all.
+  // [head_dim]; null: 1.
+  const A* scales_or_null() const { return scales.empty() ? nullptr : scales.data(); }
+
+  // What is subtracted from all scaled rows, [head_dim]; null: nothing, or not the same from all.
   const A* given_center() const { return center.empty() || has_spans() ? nullptr : center.data(); }
+
+  // As far as it is the same for all rows.
+  Conditioning<A> given_conditioning() const { return {scales_or_null(), given_center()}; }
 
   // For rows that are encoded now.
   Conditioning<A> conditioning() const {
-    return {nullptr, center.empty() ? nullptr : center.data()};
+    return {scales_or_null(), center.empty() ? nullptr : center.data()};
   }
 
   // For the row in a slot of codes; the centre of a span is decoded to work.center.
@@ -86,26 +94,27 @@ struct HeadSide {
                                   const SideScratch<A>& work) const noexcept {
     if (!has_spans()) return conditioning();
     codec.decode_center(pages.center(slot / kSpanTokens), work.center, work.codec_scratch);
-    return {nullptr, work.center};
+    return {scales_or_null(), work.center};
   }
 
   // Whether a row may be kept exact now and encoded later without a failure then: its numbers are
-  // finite and at most largest_number, and its norm, less `offset`, [head_dim] or null, is at most
-  // largest_norm.
+  // finite and at most largest_number, and its norm, conditioned, is at most largest_norm.
   template <typename T>
-  static EncodeFailure check_exact(const T* row, const A* offset, std::size_t head_dim,
-                                   double largest_number, double largest_norm) noexcept {
+  static EncodeFailure check_exact(const T* row, const Conditioning<A>& change,
+                                   std::size_t head_dim, double largest_number,
+                                   double largest_norm) noexcept {
     const double largest = largest_magnitude<A>(row, head_dim);
     if (largest > (std::numeric_limits<double>::max)()) return EncodeFailure::kNotFinite;
     if (largest > largest_number) return EncodeFailure::kOutOfRange;
-    if (offset == nullptr && largest * static_cast<double>(head_dim) <= largest_norm) {
+    if (change.is_identity() && largest * static_cast<double>(head_dim) <= largest_norm) {
       return EncodeFailure::kNone;
     }
     // In units of the limit, whose squares do not overflow.
     double square = 0.0;
     for (std::size_t i = 0; i < head_dim; ++i) {
       double share = static_cast<double>(row[i]) / largest_norm;
-      if (offset != nullptr) share -= static_cast<double>(offset[i]) / largest_norm;
+      if (change.scales != nullptr) share *= static_cast<double>(change.scales[i]);
+      if (change.center != nullptr) share -= static_cast<double>(change.center[i]) / largest_norm;
       square += share * share;
     }
     return square <= 1.0 ? EncodeFailure::kNone : EncodeFailure::kOutOfRange;
@@ -156,6 +165,7 @@ struct HeadSide {
     }
     const A factor = static_cast<A>(kSpanTokens) / static_cast<A>(num_summed + num_recent);
     for (std::size_t i = 0; i < codec.head_dim(); ++i) work.rows[i] = factor * sum[i];
+    codec.vectors().condition(scales_or_null(), nullptr, codec.head_dim(), work.rows);
     codec.encode_center(work.rows, pages.center(slot / kSpanTokens), work.codec_scratch);
     load_center(codec, slot, work);
   }
@@ -221,16 +231,20 @@ struct HeadSide {
   PagePool pages;
   ExactRows sinks;        // by token
   ExactRows recent;       // by slot
-  std::vector<A> center;  // [head_dim], given, or that of the span which is being filled; or empty
+  std::vector<A> scales;  // [head_dim], of the rows that are encoded; empty: 1
+  std::vector<A> center;  // [head_dim], of what is scaled: given, or that of the span which is
+                          // being filled; or empty
   std::vector<A> sum;     // [padded head_dim], of the rows that the next centre is to know of, over
                           // kSpanTokens; empty: spans have no centres
 
  private:
   HeadSide(PagePool given_pages, const ExactRows& given_sinks, const ExactRows& given_recent,
-           const std::vector<A>& given_center, const std::vector<A>& given_sum)
+           const std::vector<A>& given_scales, const std::vector<A>& given_center,
+           const std::vector<A>& given_sum)
       : pages(std::move(given_pages)),
         sinks(given_sinks),
         recent(given_recent),
+        scales(given_scales),
         center(given_center),
         sum(given_sum) {}
 

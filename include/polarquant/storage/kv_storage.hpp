@@ -90,9 +90,11 @@ class KVStorage {
   }
 
   std::size_t memory_bytes() const {
-    std::size_t bytes =
-        (heads_[0].capacity() + heads_[1].capacity()) * sizeof(Head) + removed_.memory_bytes() +
-        (config_.key_mean.capacity() + config_.value_mean.capacity()) * sizeof(float);
+    std::size_t bytes = (heads_[0].capacity() + heads_[1].capacity()) * sizeof(Head) +
+                        removed_.memory_bytes() +
+                        (config_.key_mean.capacity() + config_.value_mean.capacity() +
+                         config_.calibration.key_scales.capacity()) *
+                            sizeof(float);
     for_each_head([&bytes](const Head& head) { bytes += head.memory_bytes(); });
     return bytes;
   }
@@ -158,11 +160,19 @@ class KVStorage {
     if (num_summed > 0) summed_ = {end - num_summed, end, num_rows};
   }
 
-  // Replaces a given mean.
-  void give_center(Side side, std::size_t index, const std::vector<A>& mean) {
-    heads(side)[index].center = mean;
+  // A given mean as it was given; where nothing scales it, at the precision that it came in.
+  A given_mean(Side side, std::size_t index, std::size_t i) const {
+    const Head& head = heads(side)[index];
+    if (head.scales.empty()) return head.center[i];
+    return static_cast<A>(given_means(side)[index * head.center.size() + i]);
+  }
+
+  // Replaces it. [head_dim]
+  void give_mean(Side side, std::size_t index, const std::vector<A>& mean) {
+    Head& head = heads(side)[index];
     std::vector<float>& given = side == Side::kKeys ? config_.key_mean : config_.value_mean;
     for (std::size_t i = 0; i < mean.size(); ++i) {
+      head.center[i] = head.scales.empty() ? mean[i] : head.scales[i] * mean[i];
       given[index * mean.size() + i] = static_cast<float>(mean[i]);
     }
   }
@@ -198,16 +208,33 @@ class KVStorage {
     }
   }
 
+  const std::vector<float>& given_means(Side side) const {
+    return side == Side::kKeys ? config_.key_mean : config_.value_mean;
+  }
+
   Head make_head(Side side, std::size_t index) const {
     const Codec<A>& codec = codec_->side(side);
-    const std::vector<float>& given = side == Side::kKeys ? config_.key_mean : config_.value_mean;
+    const std::size_t d = codec.head_dim();
     // An uncompressed side has nothing to gain.
-    const bool is_centered = !codec.format().is_uncompressed() &&
-                             (config_.centering == Centering::kLocal || !given.empty());
-    Head head(codec, config_.allocator, exact_type_, is_centered, is_centered && given.empty());
-    if (is_centered && !given.empty()) {
-      std::copy_n(given.begin() + static_cast<std::ptrdiff_t>(index * codec.head_dim()),
-                  codec.head_dim(), head.center.begin());
+    if (codec.format().is_uncompressed()) {
+      return Head(codec, config_.allocator, exact_type_, false, false, {});
+    }
+    const auto own = [&](const std::vector<float>& all) {
+      const auto first = all.begin() + static_cast<std::ptrdiff_t>(index * d);
+      return all.empty() ? std::vector<A>()
+                         : std::vector<A>(first, first + static_cast<std::ptrdiff_t>(d));
+    };
+    std::vector<A> scales;
+    if (side == Side::kKeys) scales = own(config_.calibration.key_scales);
+    if (std::all_of(scales.begin(), scales.end(), [](A scale) { return scale == A(1); })) {
+      scales.clear();
+    }
+    const std::vector<A> given = own(given_means(side));
+    const bool has_spans = config_.centering == Centering::kLocal;
+    Head head(codec, config_.allocator, exact_type_, has_spans || !given.empty(), has_spans,
+              std::move(scales));
+    for (std::size_t i = 0; i < given.size(); ++i) {
+      head.center[i] = head.scales.empty() ? given[i] : head.scales[i] * given[i];
     }
     return head;
   }
