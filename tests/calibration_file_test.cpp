@@ -243,7 +243,7 @@ TEST(CalibrationFileTest, LargeShapesOfFewBytesAreRefused) {
   const std::size_t layers = begin_of(bytes, "LAYS") + 16;
   put(bytes, size + 8, std::uint64_t{16384});
   put(bytes, size + 16, std::uint64_t{16384});
-  for (const std::size_t layer : {0, 1}) {
+  for (const std::size_t layer : {std::size_t{0}, std::size_t{1}}) {
     put(bytes, layers + 48 * layer + 24, std::uint64_t{16384} * 16384);
   }
   put(bytes, 16, std::uint64_t{288} + 2 * (std::uint64_t{4} << 28));
