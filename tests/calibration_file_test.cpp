@@ -8,12 +8,14 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <istream>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "polarquant/base/random.hpp"
 #include "saving_test_util.hpp"
 
 namespace {
@@ -236,6 +238,34 @@ TEST(CalibrationFileTest, WrongContentIsNamed) {
   expect_error(16, std::uint64_t{335}, "3 layers and 12 scales in 335 bytes");
 }
 
+// Random changes under right checksums: an error of the kind that is documented, or a calibration
+// that can be saved.
+TEST(CalibrationFileTest, NoiseIsRefusedOrLoaded) {
+  polarquant::Random random(1);
+  const Bytes bytes = saved_calibration(example());
+  int num_loaded = 0;
+  for (int trial = 0; trial < 20000; ++trial) {
+    Bytes damaged = bytes;
+    const int num_changes = polarquant_test::random_int(random, 1, 3);
+    for (int i = 0; i < num_changes; ++i) {
+      const int at = polarquant_test::random_int(random, 32, static_cast<int>(bytes.size()) - 1);
+      damaged[static_cast<std::size_t>(at)] =
+          static_cast<std::byte>(polarquant_test::random_int(random, 0, 255));
+    }
+    sign(damaged);
+    try {
+      const Calibration calibration = load_calibration(damaged.data(), damaged.size());
+      const Bytes again = saved_calibration(calibration);
+      EXPECT_EQ(load_calibration(again.data(), again.size()), calibration);
+      ++num_loaded;
+    } catch (const std::runtime_error&) {
+    }
+  }
+  // What was counted may be any number.
+  EXPECT_GT(num_loaded, 100);
+  EXPECT_LT(num_loaded, 10000);
+}
+
 // A size that the bytes cannot have allocates nothing like it.
 TEST(CalibrationFileTest, LargeShapesOfFewBytesAreRefused) {
   Bytes bytes = saved_calibration(example());
@@ -243,7 +273,7 @@ TEST(CalibrationFileTest, LargeShapesOfFewBytesAreRefused) {
   const std::size_t layers = begin_of(bytes, "LAYS") + 16;
   put(bytes, size + 8, std::uint64_t{16384});
   put(bytes, size + 16, std::uint64_t{16384});
-  for (const std::size_t layer : {0, 1}) {
+  for (const std::size_t layer : {std::size_t{0}, std::size_t{1}}) {
     put(bytes, layers + 48 * layer + 24, std::uint64_t{16384} * 16384);
   }
   put(bytes, 16, std::uint64_t{288} + 2 * (std::uint64_t{4} << 28));

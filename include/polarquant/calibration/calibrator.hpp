@@ -119,12 +119,12 @@ class Calibrator {
   // nothing themselves. The other keys are centred in the sums as a cache centres them.
   //
   // Values are not asked for. The error of a score moves the output by (value - output), whose size
-  // weights tokens, not channels; weighting by it changed nothing that could be measured.
+  // weights tokens, not channels; weighting tokens by it gained nothing where it was measured.
   //
   // Throws std::invalid_argument, and adds nothing, for a layer out of range, a wrong width, more
   // queries than keys or none, no token behind the sinks, a NaN or an infinity, wrong options, or
-  // numbers whose fourth powers overflow. Cost: 2 num_query_heads num_queries num_tokens head_dim
-  // products, half of that where attention is causal.
+  // numbers so large that scores, or sums of squares, overflow. Cost: 2 num_query_heads num_queries
+  // num_tokens head_dim products, half of that where attention is causal.
   template <typename T, typename A = std::conditional_t<std::is_same_v<T, double>, double, float>>
   void add_window(int layer, const RowMatrixRef<T>& queries, const RowMatrixRef<T>& keys,
                   const AttentionOptions<A>& options = {}) {

@@ -15,13 +15,14 @@
 POLARQUANT_BEGIN_NAMESPACE
 
 struct ChannelScaleOptions {
-  // Rounds of the iteration; 0: all scales are 1. Each shrinks the error by the second eigenvalue
-  // of a random walk on the channels, which attention mixes well: after five F is within 1 % of its
-  // minimum.
+  // Rounds of the iteration; 0: all scales are 1. Each shrinks what is missing by the second
+  // eigenvalue of a random walk on the channels, and attention mixes well: after three F is at its
+  // minimum to four digits.
   int num_rounds = 5;
 
   // What is added to the sums of a channel, of the mean of those of all. A channel that hardly
-  // occurs in the calibration text, but may in another, keeps a scale like the others'.
+  // occurs in the calibration text, but may in another, keeps a scale like the others'. It costs
+  // about 1 % of F on the text itself.
   double regularization = 0.01;
 };
 

@@ -207,7 +207,9 @@ class Calibration {
       detail::Checksum sum;
       sum.add(&data.key_bits, sizeof data.key_bits);
       sum.add(&data.value_bits, sizeof data.value_bits);
-      sum.add(data.key_scales.data(), data.key_scales.size() * sizeof(float));
+      if (!data.key_scales.empty()) {
+        sum.add(data.key_scales.data(), data.key_scales.size() * sizeof(float));
+      }
       layer.sum = sum.value();
     }
     refresh();
