@@ -68,7 +68,7 @@ TEST(SideCodecTest, CenteredRowsHaveTheErrorOfTheRest) {
   const RowMatrix<float> decoded =
       round_trip(format_of("full_depth 3.25", MeanOf::kFirstTokens), rows);
   RowMatrix<float> rest = rows;
-  const std::vector<float> mean = mean_of_tokens(rows, 0, SideCodec::num_mean_tokens());
+  const std::vector<float> mean = mean_of_tokens(rows, 0, SideCodec::kNumMeanTokens);
   rest.rowwise() -= Eigen::Map<const Eigen::RowVectorXf>(mean.data(), 128);
   RowMatrix<float> decoded_rest = decoded;
   decoded_rest.rowwise() -= Eigen::Map<const Eigen::RowVectorXf>(mean.data(), 128);

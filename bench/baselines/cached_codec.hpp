@@ -1,5 +1,6 @@
 // Any VectorCodec as a family of codes, so that a baseline lives in KVCache itself: with its exact
-// sinks and recent tokens, its centres and its channel scales. For its quality: nothing here is fast.
+// sinks and recent tokens, its centres and its channel scales. For its quality: nothing here is
+// fast.
 #pragma once
 
 #include <algorithm>

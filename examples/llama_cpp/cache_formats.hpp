@@ -1,7 +1,9 @@
 // The rows of the comparison: what each makes of keys and of values, and in which layers.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,6 +37,13 @@ inline SideFormat centered(const std::string& codec) {
   return side;
 }
 
+// What the defaults were before spans had centres.
+inline SideFormat with_first_mean(const std::string& codec) {
+  SideFormat side = centered(codec);
+  side.num_sinks = polarquant::KVCacheConfig().num_sink_tokens;
+  return side;
+}
+
 inline CacheFormat both_sides(const std::string& group, const std::string& name,
                               const SideFormat& side) {
   CacheFormat format;
@@ -44,10 +53,12 @@ inline CacheFormat both_sides(const std::string& group, const std::string& name,
   return format;
 }
 
-// Keys and values centred, with 4 sinks: the library's defaults, but for the recent window, which
-// an interception cannot have.
+// Keys and values with a centre for each span and 4 sinks: the library's defaults, but for the
+// recent window, which an interception cannot have.
 inline SideFormat with_defaults(const std::string& codec) {
-  SideFormat side = centered(codec);
+  SideFormat side;
+  side.codec = codec;
+  side.mean = MeanOf::kSpan;
   side.num_sinks = polarquant::KVCacheConfig().num_sink_tokens;  // 4, as the rows' names say
   return side;
 }
@@ -68,26 +79,35 @@ inline CacheFormat own_cache(const std::string& name, const std::string& type) {
   return format;
 }
 
+using SharedCalibration = std::shared_ptr<const polarquant::Calibration>;
+
+// The same with the scales of a calibration on keys.
+inline CacheFormat calibrated(CacheFormat format, const SharedCalibration& calibration) {
+  format.keys.calibration = calibration;
+  format.group = "calibrated";
+  format.name += ", calibrated";
+  return format;
+}
+
 // The caches that llama.cpp's users have.
 inline std::vector<CacheFormat> llama_cpp_formats() {
   return {own_cache("llama.cpp q8_0 + Hadamard", "q8_0"),
           own_cache("llama.cpp q4_0 + Hadamard", "q4_0")};
 }
 
-// Everything at the same settings: Haar rotation, keys and values centred by the mean of the
-// window's first tokens; and once more with 4 exact sinks.
-inline std::vector<CacheFormat> main_formats() {
+// Everything with the library's defaults, and once more with a calibration if there is one.
+inline std::vector<CacheFormat> main_formats(const SharedCalibration& calibration) {
   std::vector<CacheFormat> formats = llama_cpp_formats();
   formats.push_back(own_cache("llama.cpp q4_0, no rotation", "q4_0 plain"));
-  std::vector<std::string> codecs = {
-      "full_depth 2.625", "full_depth 3.25",  "full_depth 3.625", "paper",    "full_depth 4.25",
-      "full_depth 4.5",   "full_depth 4.625", "scalar 3",         "scalar 4", "q4_0"};
+  const std::vector<std::string> codecs = {
+      "full_depth 2.25", "full_depth 2.625",  "full_depth 3.25",   "full_depth 3.625",
+      "paper",           "full_depth 4.25",   "full_depth 4.5",    "full_depth 4.625",
+      "scalar 3",        "unbiased_scalar 3", "unbiased_scalar 4", "q4_0"};
   for (const std::string& codec : codecs) {
-    formats.push_back(both_sides("centred", codec, centered(codec)));
+    formats.push_back(both_sides("defaults", codec, with_defaults(codec)));
   }
-  codecs.insert(codecs.end(), {"unbiased_scalar 3", "unbiased_scalar 4"});
-  for (const std::string& codec : codecs) {
-    formats.push_back(both_sides("defaults", codec + ", 4 sinks", with_defaults(codec)));
+  for (std::size_t i = 0, count = formats.size(); calibration != nullptr && i < count; ++i) {
+    if (formats[i].group == "defaults") formats.push_back(calibrated(formats[i], calibration));
   }
   return formats;
 }
@@ -107,7 +127,8 @@ inline std::vector<CacheFormat> setting_formats() {
     const SideFormat center = centered(codec);
     add("not centred", plain, plain);
     add("centred", center, center);
-    add("centred, 4 sinks", with_defaults(codec), with_defaults(codec));
+    add("centred, 4 sinks", with_first_mean(codec), with_first_mean(codec));
+    add("a centre per span, 4 sinks", with_defaults(codec), with_defaults(codec));
     add("only keys centred", center, plain);
     SideFormat side = center;
     side.mean = MeanOf::kOtherText;
@@ -145,12 +166,13 @@ inline std::vector<CacheFormat> setting_formats() {
 }
 
 // The chosen few, for long windows.
-inline std::vector<CacheFormat> few_formats() {
+inline std::vector<CacheFormat> few_formats(const SharedCalibration& calibration) {
   std::vector<CacheFormat> formats = llama_cpp_formats();
-  for (const std::string codec :
-       {"full_depth 3.25", "paper", "full_depth 4.25", "full_depth 4.5"}) {
-    formats.push_back(both_sides("centred", codec, centered(codec)));
-    formats.push_back(both_sides("defaults", codec + ", 4 sinks", with_defaults(codec)));
+  for (const std::string codec : {"full_depth 3.25", "paper", "full_depth 4.25", "q4_0"}) {
+    formats.push_back(
+        both_sides("centred", codec + ", mean of the first 128, 4 sinks", with_first_mean(codec)));
+    formats.push_back(both_sides("defaults", codec, with_defaults(codec)));
+    if (calibration != nullptr) formats.push_back(calibrated(formats.back(), calibration));
   }
   return formats;
 }

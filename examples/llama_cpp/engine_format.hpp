@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <exception>
+#include <optional>
 #include <string>
 
 #include "command_line.hpp"
+#include "polarquant/calibration.hpp"
 #include "polarquant/storage/config.hpp"
 
 // "fp16", "fp32", "paper", or a number of bits per coordinate for full_depth.
@@ -26,6 +28,13 @@ inline polarquant::PolarFormat format_of(const std::string& name, int head_dim) 
     fail("the format '" + name + "' is none of fp16, fp32, paper, or bits such as 4.25.");
   }
   return polarquant::PolarFormat::full_depth(head_dim, bits);
+}
+
+// The calibration in a file, of a model of this shape; none for an empty path.
+inline std::optional<polarquant::Calibration> calibration_from(
+    const std::string& path, const polarquant::CalibrationShape& shape) {
+  if (path.empty()) return std::nullopt;
+  return polarquant::load_calibration(path, shape);
 }
 
 // The library's defaults with these formats; exact tokens in fp16, as a cache of fp16 has them.

@@ -23,8 +23,9 @@
 class LlamaEngine {
  public:
   // config: formats, rotation and segments of the caches of all layers; the heads are the model's.
-  // Throws if the configuration does not fit the model.
-  LlamaEngine(LlamaWeights weights, polarquant::KVCacheConfig config, int num_threads)
+  // calibration: its layers' scales, if there is one. Throws if they do not fit the model.
+  LlamaEngine(LlamaWeights weights, polarquant::KVCacheConfig config, int num_threads,
+              const polarquant::Calibration* calibration = nullptr)
       : weights_(std::move(weights)), num_threads_(num_threads) {
     config.num_kv_heads = weights_.num_kv_heads;
     config.num_query_heads = weights_.num_query_heads;
@@ -38,6 +39,7 @@ class LlamaEngine {
     const auto scratch = std::make_shared<ThreadScratch>(
         num_threads, polarquant::KVCache<float>(config, codec).scratch_bytes());
     for (int layer = 0; layer < weights_.num_layers; ++layer) {
+      if (calibration != nullptr) config.calibration = calibration->layer(layer);
       layers_.push_back(std::make_unique<CacheAttention>(config, codec, scratch));
     }
     ggml_threadpool_params params = ggml_threadpool_params_default(num_threads);

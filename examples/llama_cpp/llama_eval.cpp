@@ -35,13 +35,15 @@ constexpr double kRuinedDivergence = 1.0;
 const char* const kUsage =
     "usage: llama_eval --model FILE --text FILE --out FILE.json "
     "[--rows main,settings,seeds,few,layers,heads,none] [--pairs KEYS/VALUES,...] "
-    "[--layer-formats FILE] [--window 512] [--windows 64] [--other-text FILE]";
+    "[--layer-formats FILE] [--window 512] [--windows 64] [--other-text FILE] "
+    "[--calibration FILE]";
 
 struct Options {
   std::string model, text, other_text, out;
   std::vector<std::string> rows = {"main"};
   std::string layer_formats;       // a line for each layer: KEYS/VALUES
   std::vector<std::string> pairs;  // formats of keys and of values, "full_depth 4.25/paper"
+  std::string calibration;         // scales of keys, and bits by layer if it has them
   int window = 512;
   int num_windows = 64;
 };
@@ -56,6 +58,7 @@ Options parse_options(int argc, char** argv) {
                {"--rows", into(options.rows)},
                {"--pairs", into(options.pairs)},
                {"--layer-formats", into(options.layer_formats)},
+               {"--calibration", into(options.calibration)},
                {"--window", into(options.window, 16)},
                {"--windows", into(options.num_windows, 1)}},
               kUsage);
@@ -71,9 +74,21 @@ std::pair<std::string, std::string> parse_pair(const std::string& text) {
 
 std::vector<CacheFormat> formats_of(const Options& options, const Model& model) {
   std::vector<CacheFormat> formats;
+  const SharedCalibration calibration = calibration_of(options.calibration, model);
   for (const std::string& pair : options.pairs) {
     const auto [keys, values] = parse_pair(pair);
     formats.push_back(mixed_format("given", keys, values));
+    if (calibration != nullptr) formats.push_back(calibrated(formats.back(), calibration));
+  }
+  if (calibration != nullptr && calibration->layer(0).key_bits > 0.0) {
+    CacheFormat format = mixed_format("given", "fp16", "fp16");
+    format.name = "bits by layer";
+    for (int layer = 0; layer < model.num_layers(); ++layer) {
+      const polarquant::LayerCalibration& own = calibration->layer(layer);
+      format.layer_codecs.emplace_back("full_depth " + std::to_string(own.key_bits),
+                                       "full_depth " + std::to_string(own.value_bits));
+    }
+    formats.push_back(calibrated(format, calibration));
   }
   if (!options.layer_formats.empty()) {
     CacheFormat format = mixed_format("given", "fp16", "fp16");
@@ -86,13 +101,13 @@ std::vector<CacheFormat> formats_of(const Options& options, const Model& model) 
   for (const std::string& name : options.rows) {
     std::vector<CacheFormat> more;
     if (name == "main") {
-      more = main_formats();
+      more = main_formats(calibration);
     } else if (name == "settings") {
       more = setting_formats();
     } else if (name == "seeds") {
       more = seed_formats();
     } else if (name == "few") {
-      more = few_formats();
+      more = few_formats(calibration);
     } else if (name == "layers" || name == "heads") {
       more = layer_formats(model.num_layers(), model.num_kv_heads(), name == "heads");
     } else if (name == "none") {

@@ -27,10 +27,10 @@ namespace {
 const char* const kUsage =
     "usage: llama_generate --model FILE --prompt TEXT [--format fp16|fp32|paper|BITS] "
     "[--key-format F] [--value-format F] [--tokens 200] [--threads N] [--chat yes|no] "
-    "[--stop yes|no] [--compare yes|no]";
+    "[--stop yes|no] [--compare yes|no] [--calibration FILE]";
 
 struct Options {
-  std::string model, prompt;
+  std::string model, prompt, calibration;
   std::string key_format = "4.25";
   std::string value_format = "4.25";
   int num_tokens = 200;
@@ -54,7 +54,8 @@ Options parse_options(int argc, char** argv) {
        {"--threads", into(options.num_threads, 1)},
        {"--chat", into(options.chat)},
        {"--stop", into(options.stop)},
-       {"--compare", into(options.compare)}},
+       {"--compare", into(options.compare)},
+       {"--calibration", into(options.calibration)}},
       kUsage);
   if (options.model.empty() || options.prompt.empty()) fail(kUsage);
   return options;
@@ -131,7 +132,10 @@ void run(const Options& options) {
   LlamaWeights weights(options.model);
   const polarquant::KVCacheConfig config =
       config_of(options.key_format, options.value_format, weights.head_dim);
-  LlamaEngine engine(std::move(weights), config, options.num_threads);
+  const auto calibration = calibration_from(
+      options.calibration, {weights.num_layers, weights.num_kv_heads, weights.head_dim});
+  LlamaEngine engine(std::move(weights), config, options.num_threads,
+                     calibration ? &*calibration : nullptr);
   engine.reserve(prompt.size() + static_cast<std::size_t>(options.num_tokens));
 
   auto start = std::chrono::steady_clock::now();

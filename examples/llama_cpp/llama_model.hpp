@@ -13,6 +13,7 @@
 #include "command_line.hpp"
 #include "ggml-backend.h"
 #include "llama.h"
+#include "polarquant/calibration.hpp"
 
 inline int num_hardware_threads() {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -67,6 +68,15 @@ class Model {
 
   std::unique_ptr<llama_model, decltype(&llama_model_free)> model_;
 };
+
+// A calibration of this model; null for an empty path. Throws for a file that is none, or another
+// model's.
+inline std::shared_ptr<const polarquant::Calibration> calibration_of(const std::string& path,
+                                                                     const Model& model) {
+  if (path.empty()) return nullptr;
+  return std::make_shared<const polarquant::Calibration>(polarquant::load_calibration(
+      path, {model.num_layers(), model.num_kv_heads(), model.head_dim()}));
+}
 
 struct ContextOptions {
   int num_tokens = 512;        // length of the cache

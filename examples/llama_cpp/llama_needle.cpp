@@ -25,13 +25,13 @@ namespace {
 
 const char* const kUsage =
     "usage: llama_needle --model FILE --text FILE --out FILE.json [--contexts 512,1000,2000,4000,"
-    "6000,8000] [--depths 0,20,40,60,80,100]";
+    "6000,8000] [--depths 0,20,40,60,80,100] [--calibration FILE]";
 
 // Tokens in one graph.
 constexpr int kBatchTokens = 512;
 
 struct Options {
-  std::string model, text, out;
+  std::string model, text, out, calibration;
   std::vector<int> contexts = {512, 1000, 2000, 4000, 6000, 8000};
   std::vector<int> depths = {0, 20, 40, 60, 80, 100};  // per cent
 };
@@ -43,7 +43,8 @@ Options parse_options(int argc, char** argv) {
                {"--text", into(options.text)},
                {"--out", into(options.out)},
                {"--contexts", into(options.contexts, 256)},
-               {"--depths", into(options.depths, 0)}},
+               {"--depths", into(options.depths, 0)},
+               {"--calibration", into(options.calibration)}},
               kUsage);
   if (options.model.empty() || options.text.empty() || options.out.empty()) fail(kUsage);
   if (*std::max_element(options.depths.begin(), options.depths.end()) > 100) {
@@ -119,7 +120,7 @@ Found judge(const Needle& needle, const float* logits, std::size_t vocab_size) {
   return found;
 }
 
-std::vector<CacheFormat> needle_formats() {
+std::vector<CacheFormat> needle_formats(const SharedCalibration& calibration) {
   std::vector<CacheFormat> formats = {both_sides("llama.cpp", "fp16", SideFormat())};
   // Not llama.cpp's own cache of it, whose attention takes minutes for a long prompt.
   SideFormat blocks;
@@ -127,6 +128,7 @@ std::vector<CacheFormat> needle_formats() {
   formats.push_back(both_sides("peers", "q4_0 + Hadamard", blocks));
   for (const char* const codec : {"full_depth 3.25", "paper", "full_depth 4.25"}) {
     formats.push_back(both_sides("defaults", codec, with_defaults(codec)));
+    if (calibration != nullptr) formats.push_back(calibrated(formats.back(), calibration));
   }
   return formats;
 }
@@ -144,7 +146,10 @@ void run(const Options& options) {
   context_options.num_batch_tokens = kBatchTokens;
   FormatRunner::Shared shared(model, context_options);
   std::vector<FormatRunner> runners;
-  for (const CacheFormat& format : needle_formats()) runners.emplace_back(shared, format);
+  const SharedCalibration calibration = calibration_of(options.calibration, model);
+  for (const CacheFormat& format : needle_formats(calibration)) {
+    runners.emplace_back(shared, format);
+  }
 
   Progress progress(
       static_cast<int>(runners.size() * options.contexts.size() * options.depths.size()));

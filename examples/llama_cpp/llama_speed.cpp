@@ -30,10 +30,10 @@ namespace {
 const char* const kUsage =
     "usage: llama_speed --model FILE --text FILE --engine polarquant --format fp16|paper|BITS, or "
     "--engine llama.cpp --format f16|q8_0|q4_0 [--flash-attention yes|no] [--context 512] "
-    "[--tokens 64] [--threads N]";
+    "[--tokens 64] [--threads N] [--calibration FILE]";
 
 struct Options {
-  std::string model, text, engine, format;
+  std::string model, text, engine, format, calibration;
   int context = 512;
   int num_tokens = 64;
   int num_threads = num_hardware_threads();
@@ -50,9 +50,13 @@ Options parse_options(int argc, char** argv) {
                {"--flash-attention", into(options.flash_attention)},
                {"--context", into(options.context, 1)},
                {"--tokens", into(options.num_tokens, 1)},
-               {"--threads", into(options.num_threads, 1)}},
+               {"--threads", into(options.num_threads, 1)},
+               {"--calibration", into(options.calibration)}},
               kUsage);
   if (options.model.empty() || options.text.empty() || options.format.empty()) fail(kUsage);
+  if (!options.calibration.empty() && options.engine != "polarquant") {
+    fail("--calibration is for --engine polarquant: llama.cpp's caches have none.");
+  }
   if (options.engine != "polarquant" && options.engine != "llama.cpp") fail(kUsage);
   return options;
 }
@@ -97,7 +101,10 @@ void run_polarquant(const Options& options, const Tokens& prompt, JsonObject& js
   LlamaWeights weights(options.model);
   const polarquant::KVCacheConfig config =
       config_of(options.format, options.format, weights.head_dim);
-  LlamaEngine engine(std::move(weights), config, options.num_threads);
+  const auto calibration = calibration_from(
+      options.calibration, {weights.num_layers, weights.num_kv_heads, weights.head_dim});
+  LlamaEngine engine(std::move(weights), config, options.num_threads,
+                     calibration ? &*calibration : nullptr);
   engine.reserve(prompt.size() + static_cast<std::size_t>(options.num_tokens));
   measure(
       options, prompt, engine.vocab_size(),

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -13,27 +15,36 @@
 #include <vector>
 
 #include "baselines/block_codecs.hpp"
+#include "baselines/cached_codec.hpp"
 #include "baselines/hadamard_codec.hpp"
 #include "baselines/scalar_codec.hpp"
 #include "baselines/vector_codec.hpp"
+#include "polarquant/calibration.hpp"
 #include "polarquant/kv_cache.hpp"
 #include "polarquant/method/online_codebooks.hpp"
 
-// From which tokens the centring vector comes. Never from tokens behind those that it is used to
-// predict.
-enum class MeanOf { kNothing, kFirstTokens, kOtherText };
+// What is subtracted: nothing; the mean of the window's first tokens; that of another text; the
+// centre of each span of tokens, as the library does it.
+enum class MeanOf { kNothing, kFirstTokens, kOtherText, kSpan };
+
+// Of one layer and KV head, where a codec is fitted to a model.
+using CodecOfHead =
+    std::function<std::shared_ptr<const polarquant_baselines::VectorCodec>(int layer, int head)>;
 
 // One side (keys or values) of a row of the comparison.
 struct SideFormat {
   // "fp16" (left alone), "paper", "full_depth BITS", "scalar BITS" (Lloyd-Max and a norm),
   // "unbiased_scalar BITS" (the same, stretched so that inner products are right on average, as
-  // those of polar codes are), "q8_0", "q4_0" (both behind llama.cpp's Hadamard transform).
+  // those of polar codes are), "q8_0", "q4_0" (both behind llama.cpp's Hadamard transform),
+  // "fitted" (what codec_of_head gives).
   std::string codec = "fp16";
   polarquant::RotationKind rotation = polarquant::RotationKind::kHaar;
   MeanOf mean = MeanOf::kNothing;
   bool online = false;        // codebooks fitted to the first half of the window
   std::size_t num_sinks = 0;  // the first tokens, left alone
   std::uint64_t seed = 0;
+  std::shared_ptr<const polarquant::Calibration> calibration;  // scales of keys; null: none
+  CodecOfHead codec_of_head;
 
   bool is_exact() const { return codec == "fp16"; }
 };
@@ -60,12 +71,34 @@ inline std::vector<float> mean_of_tokens(const polarquant::RowMatrix<float>& row
   return mean;
 }
 
-// Encodes and decodes the rows of one side, layer by layer and chunk by chunk. Polar formats go
-// through KVCache itself; the others are centred the same way.
+// x' = stretch x'' for what another codec decodes.
+class StretchedCodec final : public polarquant_baselines::VectorCodec {
+ public:
+  StretchedCodec(std::unique_ptr<const VectorCodec> codec, float stretch)
+      : codec_(std::move(codec)), stretch_(stretch) {}
+
+  std::size_t head_dim() const override { return codec_->head_dim(); }
+  std::size_t bytes_per_vector() const override { return codec_->bytes_per_vector(); }
+  double expected_relative_mse() const override { return std::numeric_limits<double>::quiet_NaN(); }
+  void encode(const float* vector, std::byte* code) const override { codec_->encode(vector, code); }
+  void decode(const std::byte* code, float* vector) const override {
+    codec_->decode(code, vector);
+    for (std::size_t i = 0; i < head_dim(); ++i) vector[i] *= stretch_;
+  }
+
+ private:
+  std::unique_ptr<const VectorCodec> codec_;
+  float stretch_;
+};
+
+// Encodes and decodes the rows of one side, layer by layer and chunk by chunk, each KV head in a
+// KVCache of its own, whatever the codec: with the library's sinks, centres and channel scales. A
+// cache encodes a token when 32 to 63 newer ones have come; here a chunk's last tokens are codes
+// too, so every token's code is seen by all that follow it.
 class SideCodec {
  public:
-  // As the library's default has it.
-  static std::size_t num_mean_tokens() { return polarquant::KVCacheConfig().num_centering_tokens; }
+  // Tokens of MeanOf::kFirstTokens.
+  static constexpr std::size_t kNumMeanTokens = 128;
 
   // Throws std::invalid_argument for a format that is not known or does not fit the width.
   // other_means: by layer, for MeanOf::kOtherText.
@@ -75,67 +108,39 @@ class SideCodec {
         shape_(shape),
         is_value_(is_value),
         other_means_(std::move(other_means)) {
-    const auto [name, bits] = parsed();
-    const std::size_t width = static_cast<std::size_t>(shape_.head_dim);
-    if (name == "paper" || name == "full_depth") {
-      const polarquant::PolarFormat polar =
-          name == "paper" ? polarquant::PolarFormat::paper(shape_.head_dim)
-                          : polarquant::PolarFormat::full_depth(shape_.head_dim, bits);
-      config_.num_kv_heads = config_.num_query_heads = shape_.num_heads;
-      config_.key_format = config_.value_format =
-          polarquant::PolarFormat::uncompressed(shape_.head_dim);
-      (is_value_ ? config_.value_format : config_.key_format) = polar;
-      config_.rotation = format_.rotation;
-      config_.seed = format_.seed;
-      config_.num_recent_tokens = 0;
-      config_.centering = polarquant::Centering::kNone;
-      polar_ = std::make_shared<const polarquant::KVCodec<float>>(config_);
-      bits_ = polar.bits_per_coordinate();
-    } else if (name == "scalar" || name == "unbiased_scalar") {
-      // Centroids are means, so E <x, x'> / ||x||^2 = 1 - distortion.
-      const polarquant_baselines::ScalarCodebook codebook(shape_.head_dim, static_cast<int>(bits));
-      if (name == "unbiased_scalar") {
-        stretch_ = static_cast<float>(1.0 / (1.0 - codebook.distortion));
-      }
-      vectors_ = std::make_unique<polarquant_baselines::ScalarCodec>(
-          std::make_shared<const polarquant::Rotation>(format_.rotation, shape_.head_dim,
-                                                       format_.seed),
-          static_cast<int>(bits));
-      bits_ = vectors_->bits_per_coordinate();
-    } else if (name == "q8_0" || name == "q4_0") {
-      using polarquant_baselines::HadamardCodec;
-      using polarquant_baselines::VectorCodec;
-      std::unique_ptr<const VectorCodec> blocks;
-      if (name == "q8_0") {
-        blocks = std::make_unique<polarquant_baselines::Q8Codec>(width);
-      } else {
-        blocks = std::make_unique<polarquant_baselines::Q4Codec>(width);
-      }
-      vectors_ = std::make_unique<HadamardCodec>(std::move(blocks));
-      bits_ = vectors_->bits_per_coordinate();
-    } else if (name == "fp16") {
-      bits_ = 16.0;
+    if (format_.is_exact()) return;
+    if (format_.codec == "fitted") {
+      first_ = polarquant_baselines::format_of(format_.codec_of_head(0, 0));
     } else {
-      throw std::invalid_argument("the format '" + format_.codec + "' is not known");
+      first_ = parsed_format();
     }
-    if (format_.online && polar_ == nullptr) {
+    if (format_.online && first_.polar() == nullptr) {
       throw std::invalid_argument("online codebooks are of polar formats");
     }
   }
 
   const SideFormat& format() const { return format_; }
 
-  // Of the code, without what does not grow with the tokens.
-  double bits_per_coordinate() const { return bits_; }
+  // Of the code and of what grows with the tokens beside it: a centre for each span.
+  double bits_per_coordinate() const {
+    if (format_.is_exact()) return 16.0;
+    double bits = first_.bits_per_coordinate();
+    if (format_.mean == MeanOf::kSpan) {
+      bits += 8.0 * static_cast<double>(polarquant::detail::center_bytes(width())) /
+              static_cast<double>(polarquant::kSpanTokens * width());
+    }
+    return bits;
+  }
 
-  // Bytes per layer that do not grow with the tokens: exact sinks (beyond their code), the centring
-  // vector and fitted codebooks.
+  // Bytes per layer that do not grow with the tokens: exact sinks (beyond their code), a mean, the
+  // sum and the decoded centre of a span, scales, fitted codebooks.
   std::size_t fixed_bytes() const {
-    const std::size_t width =
-        static_cast<std::size_t>(shape_.num_heads) * static_cast<std::size_t>(shape_.head_dim);
-    std::size_t bytes = static_cast<std::size_t>(static_cast<double>(format_.num_sinks * width) *
-                                                 (16.0 - bits_) / 8.0);
-    if (format_.mean != MeanOf::kNothing) bytes += width * sizeof(float);
+    const std::size_t columns = static_cast<std::size_t>(shape_.num_heads) * width();
+    std::size_t bytes = static_cast<std::size_t>(static_cast<double>(format_.num_sinks * columns) *
+                                                 (16.0 - bits_per_coordinate()) / 8.0);
+    if (format_.mean != MeanOf::kNothing) bytes += columns * sizeof(float);
+    if (format_.mean == MeanOf::kSpan) bytes += columns * sizeof(float);
+    if (is_scaled()) bytes += columns * sizeof(float);
     if (format_.online) bytes += num_centroids() * 2 * sizeof(float);
     return bytes;
   }
@@ -146,37 +151,62 @@ class SideCodec {
   // rows: [num_tokens, num_heads * head_dim], the next tokens of the layer. Becomes what attention
   // would read.
   void round_trip(int layer, polarquant::RowMatrix<float>& rows) {
-    Layer& state = layers_[layer];
-    if (state.num_tokens == 0) begin_layer(layer, rows, state);
-    const std::size_t num_sinks = format_.num_sinks - std::min(format_.num_sinks, state.num_tokens);
-    state.num_tokens += static_cast<std::size_t>(rows.rows());
-    if (polar_ != nullptr) {
-      polar_round_trip(state, num_sinks, rows);
-    } else if (vectors_ != nullptr) {
-      vector_round_trip(state, num_sinks, rows);
+    if (format_.is_exact()) return;
+    std::vector<polarquant::KVCache<float>>& caches = layers_[layer];
+    if (caches.empty()) begin_layer(layer, rows, caches);
+    const polarquant::RowMatrix<float> nothing =
+        polarquant::RowMatrix<float>::Zero(rows.rows(), kOtherWidth);
+    const Eigen::Index columns = shape_.head_dim;
+    for (int head = 0; head < shape_.num_heads; ++head) {
+      polarquant::KVCache<float>& cache = caches[static_cast<std::size_t>(head)];
+      const polarquant::RowMatrix<float> own = rows.middleCols(head * columns, columns);
+      cache.append(is_value_ ? nothing : own, is_value_ ? own : nothing);
+      cache.encode_recent();
+      rows.middleCols(head * columns, columns) =
+          (is_value_ ? cache.decode_values(0) : cache.decode_keys(0)).bottomRows(rows.rows());
     }
   }
 
  private:
-  struct Layer {
-    std::size_t num_tokens = 0;
-    std::vector<float> mean;
-    polarquant::KVCacheConfig config;  // with codebooks of the layer's own, if they are online
-    std::shared_ptr<const polarquant::KVCodec<float>> codec;
-  };
+  static constexpr int kOtherWidth = 2;  // of the side that is not looked at
 
-  std::pair<std::string, double> parsed() const {
-    const std::size_t space = format_.codec.find(' ');
-    if (space == std::string::npos) return {format_.codec, 0.0};
-    return {format_.codec.substr(0, space), std::stod(format_.codec.substr(space + 1))};
+  std::size_t width() const { return static_cast<std::size_t>(shape_.head_dim); }
+  bool is_scaled() const { return !is_value_ && format_.calibration != nullptr; }
+
+  std::shared_ptr<const polarquant::Rotation> rotation() const {
+    return std::make_shared<const polarquant::Rotation>(format_.rotation, shape_.head_dim,
+                                                        format_.seed);
   }
 
-  const polarquant::PolarFormat& polar_format() const {
-    return *(is_value_ ? config_.value_format : config_.key_format).polar();
+  polarquant::CodecFormat parsed_format() const {
+    using namespace polarquant_baselines;
+    const std::size_t space = format_.codec.find(' ');
+    const std::string name = format_.codec.substr(0, space);
+    const double bits =
+        space == std::string::npos ? 0.0 : std::stod(format_.codec.substr(space + 1));
+    if (name == "paper") return polarquant::PolarFormat::paper(shape_.head_dim);
+    if (name == "full_depth") return polarquant::PolarFormat::full_depth(shape_.head_dim, bits);
+    std::unique_ptr<const VectorCodec> codec;
+    if (name == "scalar" || name == "unbiased_scalar") {
+      codec = std::make_unique<ScalarCodec>(rotation(), static_cast<int>(bits));
+      if (name == "unbiased_scalar") {
+        // Centroids are means, so E <x, x'> / ||x||^2 = 1 - distortion.
+        const ScalarCodebook codebook(shape_.head_dim, static_cast<int>(bits));
+        codec = std::make_unique<StretchedCodec>(
+            std::move(codec), static_cast<float>(1.0 / (1.0 - codebook.distortion)));
+      }
+    } else if (name == "q8_0") {
+      codec = std::make_unique<HadamardCodec>(std::make_unique<Q8Codec>(width()));
+    } else if (name == "q4_0") {
+      codec = std::make_unique<HadamardCodec>(std::make_unique<Q4Codec>(width()));
+    } else {
+      throw std::invalid_argument("the format '" + format_.codec + "' is not known");
+    }
+    return polarquant_baselines::format_of(std::shared_ptr<const VectorCodec>(std::move(codec)));
   }
 
   std::size_t num_centroids() const {
-    const polarquant::PolarFormat& format = polar_format();
+    const polarquant::PolarFormat& format = *first_.polar();
     std::size_t count = 0;
     for (int level = 0; level < format.levels; ++level) {
       count += std::size_t{1} << format.level_bits[static_cast<std::size_t>(level)];
@@ -187,80 +217,76 @@ class SideCodec {
     return count;
   }
 
-  void begin_layer(int layer, const polarquant::RowMatrix<float>& rows, Layer& state) const {
+  std::vector<float> mean_of_layer(int layer, const polarquant::RowMatrix<float>& rows) const {
     if (format_.mean == MeanOf::kFirstTokens) {
-      state.mean = mean_of_tokens(rows, format_.num_sinks, num_mean_tokens());
-    } else if (format_.mean == MeanOf::kOtherText) {
-      const auto found = other_means_.find(layer);
-      if (found == other_means_.end()) {
-        throw std::runtime_error("no mean of another text for layer " + std::to_string(layer));
-      }
-      state.mean = found->second;
+      return mean_of_tokens(rows, format_.num_sinks, kNumMeanTokens);
     }
-    state.codec = polar_;
-    state.config = config_;
-    if (!format_.online) return;
+    if (format_.mean != MeanOf::kOtherText) return {};
+    const auto found = other_means_.find(layer);
+    if (found == other_means_.end()) {
+      throw std::runtime_error("no mean of another text for layer " + std::to_string(layer));
+    }
+    return found->second;
+  }
+
+  void begin_layer(int layer, const polarquant::RowMatrix<float>& rows,
+                   std::vector<polarquant::KVCache<float>>& caches) {
+    const std::vector<float> mean = mean_of_layer(layer, rows);
+    const polarquant::CodecFormat shared = format_.online ? online_format(rows, mean) : first_;
+    for (int head = 0; head < shape_.num_heads; ++head) {
+      const auto own = [&](const std::vector<float>& all) {
+        const auto first = all.begin() + static_cast<std::ptrdiff_t>(head * shape_.head_dim);
+        return std::vector<float>(first, first + shape_.head_dim);
+      };
+      polarquant::KVCacheConfig config;
+      config.key_format = config.value_format = polarquant::PolarFormat::uncompressed(kOtherWidth);
+      (is_value_ ? config.value_format : config.key_format) =
+          format_.codec == "fitted"
+              ? polarquant_baselines::format_of(format_.codec_of_head(layer, head))
+              : shared;
+      config.rotation = format_.rotation;
+      config.seed = format_.seed;
+      config.num_sink_tokens = format_.num_sinks;
+      config.centering = format_.mean == MeanOf::kSpan ? polarquant::Centering::kLocal
+                         : mean.empty()                ? polarquant::Centering::kNone
+                                                       : polarquant::Centering::kGiven;
+      if (!mean.empty()) (is_value_ ? config.value_mean : config.key_mean) = own(mean);
+      if (is_scaled()) {
+        config.calibration.key_scales = own(format_.calibration->layer(layer).key_scales);
+      }
+      caches.emplace_back(config, codec_for(config));
+    }
+  }
+
+  // Made once for all heads and layers of a format.
+  std::shared_ptr<const polarquant::KVCodec<float>> codec_for(
+      const polarquant::KVCacheConfig& config) {
+    const bool is_new = codec_ == nullptr || !codec_->mismatch(config).empty();
+    if (is_new) codec_ = std::make_shared<const polarquant::KVCodec<float>>(config);
+    return codec_;
+  }
+
+  // With codebooks fitted to the first half of the rows, all heads together.
+  polarquant::CodecFormat online_format(const polarquant::RowMatrix<float>& rows,
+                                        const std::vector<float>& mean) const {
     polarquant::RowMatrix<float> prompt = rows.topRows(rows.rows() / 2);
-    for (Eigen::Index i = 0; i < prompt.rows() && !state.mean.empty(); ++i) {
-      prompt.row(i) -= Eigen::Map<const Eigen::RowVectorXf>(state.mean.data(), prompt.cols());
+    for (Eigen::Index i = 0; i < prompt.rows() && !mean.empty(); ++i) {
+      prompt.row(i) -= Eigen::Map<const Eigen::RowVectorXf>(mean.data(), prompt.cols());
     }
     // Heads lie side by side: as rows of a head each.
-    const std::size_t width = static_cast<std::size_t>(shape_.head_dim);
-    polarquant::PolarFormat format = polar_format();
+    polarquant::PolarFormat format = *first_.polar();
     format.codebooks =
         std::make_shared<const polarquant::CodebookSet>(polarquant::online_codebooks<float>(
-            format, (is_value_ ? polar_->values() : polar_->keys()).rotation(),
-            {prompt.data(), static_cast<std::size_t>(prompt.size()) / width, width}));
-    (is_value_ ? state.config.value_format : state.config.key_format) = format;
-    state.codec = std::make_shared<const polarquant::KVCodec<float>>(state.config);
-  }
-
-  void polar_round_trip(const Layer& state, std::size_t num_sinks,
-                        polarquant::RowMatrix<float>& rows) const {
-    polarquant::KVCacheConfig config = state.config;
-    config.num_sink_tokens = num_sinks;
-    if (!state.mean.empty()) {
-      config.centering = polarquant::Centering::kGiven;
-      (is_value_ ? config.value_mean : config.key_mean) = state.mean;
-    }
-    polarquant::KVCache<float> cache(config, state.codec);
-    cache.append(rows, rows);
-    const Eigen::Index width = shape_.head_dim;
-    for (int head = 0; head < shape_.num_heads; ++head) {
-      rows.middleCols(head * width, width) =
-          is_value_ ? cache.decode_values(head) : cache.decode_keys(head);
-    }
-  }
-
-  void vector_round_trip(const Layer& state, std::size_t num_sinks,
-                         polarquant::RowMatrix<float>& rows) const {
-    const std::size_t width = static_cast<std::size_t>(shape_.head_dim);
-    std::vector<std::byte> code(vectors_->bytes_per_vector());
-    std::vector<float> vector(width);
-    for (Eigen::Index token = static_cast<Eigen::Index>(num_sinks); token < rows.rows(); ++token) {
-      for (std::size_t head = 0; head < static_cast<std::size_t>(shape_.num_heads); ++head) {
-        float* const row = rows.row(token).data() + head * width;
-        const float* const mean = state.mean.empty() ? nullptr : state.mean.data() + head * width;
-        for (std::size_t i = 0; i < width; ++i) {
-          vector[i] = row[i] - (mean == nullptr ? 0.0f : mean[i]);
-        }
-        vectors_->encode(vector.data(), code.data());
-        vectors_->decode(code.data(), vector.data());
-        for (std::size_t i = 0; i < width; ++i) {
-          row[i] = stretch_ * vector[i] + (mean == nullptr ? 0.0f : mean[i]);
-        }
-      }
-    }
+            format, *rotation(),
+            {prompt.data(), static_cast<std::size_t>(prompt.size()) / width(), width()}));
+    return format;
   }
 
   SideFormat format_;
   SideShape shape_;
   bool is_value_;
   std::map<int, std::vector<float>> other_means_;
-  double bits_ = 0.0;
-  polarquant::KVCacheConfig config_;                            // of polar formats
-  std::shared_ptr<const polarquant::KVCodec<float>> polar_;     // null: not one
-  float stretch_ = 1.0f;                                        // of what vectors_ decodes
-  std::unique_ptr<polarquant_baselines::VectorCodec> vectors_;  // null: not one
-  std::map<int, Layer> layers_;
+  polarquant::CodecFormat first_;  // of all heads, or of the first if they are fitted
+  std::shared_ptr<const polarquant::KVCodec<float>> codec_;        // the last that was made
+  std::map<int, std::vector<polarquant::KVCache<float>>> layers_;  // a cache for each KV head
 };
