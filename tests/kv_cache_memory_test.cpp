@@ -33,6 +33,30 @@ KVCacheConfig paper_config() {
   return config;
 }
 
+// Against fp16, with the defaults, exact tokens in float32: short caches too.
+TEST(KVCacheMemoryTest, ACacheIsSmallerThanFp16From256TokensOn) {
+  KVCacheConfig config;
+  config.num_kv_heads = config.num_query_heads = 8;
+  config.key_format = config.value_format = PolarFormat::full_depth(128, 4.25);
+  config.rotation = RotationKind::kHadamard;
+  const KVCache<float> empty(config);
+  const RowMatrix<float> rows = gaussian_matrix<float>(4096, 1024, 1);
+  struct Most {
+    Eigen::Index num_tokens;
+    double share;
+  };
+  for (const Most& most : {Most{256, 1.0}, Most{1024, 0.42}, Most{4096, 0.31}}) {
+    KVCache<float> cache(config, empty.codec());
+    cache.append(rows.topRows(most.num_tokens), rows.topRows(most.num_tokens));
+    const double float16_bytes = static_cast<double>(most.num_tokens) * 8 * 128 * 2 * 2;
+    EXPECT_LE(static_cast<double>(cache.memory_bytes()), most.share * float16_bytes)
+        << most.num_tokens;
+    // Not less than the codes and the 36 exact tokens at least.
+    EXPECT_GE(cache.memory_bytes(),
+              (static_cast<std::size_t>(most.num_tokens) - 67) * cache.bytes_per_token());
+  }
+}
+
 // 100,000 tokens of 8 KV heads at 62 bytes a vector: 99.2 MB.
 TEST(KVCacheMemoryTest, MemoryBytesIsTheCodesAndOnePercentAtMostMore) {
   const std::size_t num_tokens = 100000;

@@ -5,6 +5,7 @@
 
 #include <Eigen/Core>
 #include <cstddef>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -135,6 +136,49 @@ TEST(SideCodecTest, SinksAreLeftAloneAndChunksMakeNoDifference) {
     codec_in_chunks.round_trip(0, again);
     EXPECT_EQ(again, whole) << codec;
   }
+}
+
+// With a centre for each span the error is that of the rest too, whatever the codec, and its bits
+// are counted.
+TEST(SideCodecTest, SpansHaveCentresOfTheirOwn) {
+  RowMatrix<float> rows = shifted_rows(1000, 2);
+  rows.bottomRows(500).array() += 3.0f;  // Another mean from the middle on.
+  const double expected = polarquant_baselines::ScalarCodebook(64, 3).distortion;
+  for (const bool is_value : {false, true}) {
+    const SideFormat format = format_of("scalar 3", MeanOf::kSpan);
+    const RowMatrix<float> decoded = round_trip(format, rows, is_value);
+    // Between the spans that have both means the rest is what varies: 1 + 1 / 128 a coordinate,
+    // and the centre's own error.
+    const double error =
+        static_cast<double>((decoded - rows).topRows(400).squaredNorm()) / (400.0 * 128.0);
+    EXPECT_GT(error, 0.95 * expected);
+    EXPECT_LT(error, 1.15 * expected);
+    EXPECT_EQ(SideCodec(format, kShape, is_value).bits_per_coordinate(),
+              3.25 + 8.0 * 34.0 / (128.0 * 64.0));
+  }
+}
+
+// Keys alone are scaled, and come back where they were.
+TEST(SideCodecTest, KeysAreScaledByTheLayersCalibration) {
+  auto calibration =
+      std::make_shared<polarquant::Calibration>(polarquant::CalibrationShape{2, 2, 64});
+  std::vector<float> scales(128, 1.0f);
+  for (std::size_t i = 0; i < 128; i += 2) scales[i] = 4.0f;
+  calibration->set_key_scales(1, scales);
+  SideFormat format = format_of("full_depth 3.25");
+  format.calibration = calibration;
+  const RowMatrix<float> rows = gaussian_matrix<float>(600, 128, 12);
+  RowMatrix<float> decoded = rows;
+  SideCodec(format, kShape, false).round_trip(1, decoded);
+  double error[2] = {};
+  for (Eigen::Index i = 0; i < 128; ++i) {
+    error[i % 2] += static_cast<double>((decoded - rows).col(i).squaredNorm());
+  }
+  EXPECT_NEAR(error[1] / error[0], 16.0, 2.0);  // As 1 / s^2.
+  RowMatrix<float> values = rows;
+  SideCodec(format, kShape, true).round_trip(1, values);
+  EXPECT_EQ(values, round_trip(format_of("full_depth 3.25"), rows, true));
+  EXPECT_THROW(SideCodec(format, kShape, false).round_trip(0, decoded), std::invalid_argument);
 }
 
 TEST(SideCodecTest, Fp16IsLeftAlone) {

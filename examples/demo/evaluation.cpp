@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "baselines/block_codecs.hpp"
-#include "baselines/codec_cache.hpp"
+#include "baselines/cached_codec.hpp"
 #include "baselines/float16_cache.hpp"
 #include "baselines/hadamard_codec.hpp"
 #include "baselines/scalar_codec.hpp"
@@ -22,13 +22,12 @@ namespace {
 
 using polarquant::KVCache;
 using polarquant::PolarFormat;
-using polarquant_baselines::CodecCache;
 using polarquant_baselines::Float16Cache;
 using polarquant_baselines::VectorCodec;
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
-polarquant::KVCacheConfig cache_config(const HeadShape& shape, const PolarFormats& formats,
+polarquant::KVCacheConfig cache_config(const HeadShape& shape, const SideFormats& formats,
                                        std::uint64_t seed) {
   polarquant::KVCacheConfig config;
   config.arithmetic = polarquant::Arithmetic::kExact;
@@ -43,14 +42,22 @@ polarquant::KVCacheConfig cache_config(const HeadShape& shape, const PolarFormat
   return config;
 }
 
+// Every token a code, whatever the window, and no memory beyond what they need.
+void encode_all(KVCache<float>& cache) {
+  cache.encode_recent();
+  cache.shrink();
+}
+void encode_all(const Float16Cache&) {}
+
 // The errors of caches that `make_cache` makes, one for each layer.
 template <typename MakeCache>
 std::vector<Quality> evaluate_layers(const Sample& sample, const std::vector<Reference>& references,
                                      const MakeCache& make_cache) {
   std::vector<Quality> layers;
   for (std::size_t i = 0; i < sample.layers.size(); ++i) {
-    auto cache = make_cache();
+    auto cache = make_cache(sample.layers[i]);
     cache.append(sample.layers[i].keys, sample.layers[i].values);
+    encode_all(cache);
     layers.push_back(measure_quality(cache, sample.shape, sample.layers[i], references[i]));
   }
   return layers;
@@ -86,7 +93,7 @@ class Evaluator {
   }
 
   Row float16() {
-    const auto make = [this] {
+    const auto make = [this](const Layer&) {
       Float16Cache cache(shape());
       cache.reserve(static_cast<std::size_t>(sample_.layers[0].keys.rows()));
       return cache;
@@ -110,8 +117,10 @@ class Evaluator {
         mean_bits(shape(), keys->bits_per_coordinate(), values->bits_per_coordinate());
     row.expected_key_mse = keys->expected_relative_mse();
     row.expected_value_mse = values->expected_relative_mse();
-    row.layers =
-        evaluate_layers(sample_, references_, [&] { return CodecCache(shape(), keys, values); });
+    row.layers = evaluate_formats(
+        sample_, references_,
+        {polarquant_baselines::format_of(keys), polarquant_baselines::format_of(values)},
+        options_.seed);
     row.time = {kNone, kNone, kNone};
     return row;
   }
@@ -127,8 +136,9 @@ class Evaluator {
                                         formats.values.bits_per_coordinate());
     row.expected_key_mse = formats.keys.expected_relative_mse();
     row.expected_value_mse = formats.values.expected_relative_mse();
-    row.layers = evaluate_polar(sample_, references_, formats, options_.seed);
-    polarquant::KVCacheConfig config = cache_config(shape(), formats, options_.seed);
+    const SideFormats sides = {formats.keys, formats.values};
+    row.layers = evaluate_formats(sample_, references_, sides, options_.seed);
+    polarquant::KVCacheConfig config = cache_config(shape(), sides, options_.seed);
     KVCache<float> exact(config);
     config.arithmetic = polarquant::Arithmetic::kFixedPoint;
     KVCache<float> fixed_point(config);
@@ -137,6 +147,45 @@ class Evaluator {
     row.time = time_attend(exact, fixed_point, timed_float16_, shape(), timed_layer_);
     result_.exact_kernel = exact.kernel_name();
     result_.fixed_point_kernel = fixed_point.kernel_name();
+    return row;
+  }
+
+  // With the library's defaults but that recent tokens are codes too, as in the other rows: a
+  // centre per span and exact sinks; and, if there is one, with the calibration of the sample's
+  // model.
+  Row with_defaults(double bits, bool is_calibrated) {
+    if (is_calibrated && !sample_.calibration) {
+      throw std::invalid_argument("the sample has no model.calibration");
+    }
+    polarquant::KVCacheConfig config;
+    config.num_kv_heads = shape().num_kv_heads;
+    config.num_query_heads = shape().num_query_heads;
+    config.key_format = PolarFormat::full_depth(shape().key_dim, bits);
+    config.value_format = PolarFormat::full_depth(shape().value_dim, bits);
+    config.exact_type = polarquant::FloatType::kFloat16;
+    config.seed = options_.seed;
+    const auto codec = std::make_shared<const KVCache<float>::Codec>(config);
+    const auto make = [&](const Layer& layer) {
+      if (is_calibrated) config.calibration = sample_.calibration->layer(layer.index());
+      return KVCache<float>(config, codec);
+    };
+    Row row;
+    const auto side_bits = [&codec](polarquant::Side side) {
+      const auto& own = codec->side(side);
+      const double centers = 8.0 * static_cast<double>(own.center_bytes()) /
+                             static_cast<double>(polarquant::kSpanTokens * own.head_dim());
+      return own.format().bits_per_coordinate() + centers;
+    };
+    row.bits_per_coordinate = mean_bits(shape(), side_bits(polarquant::Side::kKeys),
+                                        side_bits(polarquant::Side::kValues));
+    row.expected_key_mse = row.expected_value_mse = kNone;  // Of what is left less the centre.
+    row.layers = evaluate_layers(sample_, references_, make);
+    KVCache<float> timed = make(timed_layer_);
+    fill_for_timing(timed, timed_layer_, options_.num_timing_tokens);
+    config.arithmetic = polarquant::Arithmetic::kExact;
+    KVCache<float> exact(config);
+    fill_for_timing(exact, timed_layer_, options_.num_timing_tokens);
+    row.time = time_attend(exact, timed, timed_float16_, shape(), timed_layer_);
     return row;
   }
 
@@ -167,11 +216,13 @@ std::shared_ptr<const VectorCodec> hadamard_blocks(int width) {
 
 }  // namespace
 
-std::vector<Quality> evaluate_polar(const Sample& sample, const std::vector<Reference>& references,
-                                    const PolarFormats& formats, std::uint64_t seed) {
+std::vector<Quality> evaluate_formats(const Sample& sample,
+                                      const std::vector<Reference>& references,
+                                      const SideFormats& formats, std::uint64_t seed) {
   const polarquant::KVCacheConfig config = cache_config(sample.shape, formats, seed);
   const auto codec = std::make_shared<const KVCache<float>::Codec>(config);
-  return evaluate_layers(sample, references, [&] { return KVCache<float>(config, codec); });
+  return evaluate_layers(sample, references,
+                         [&](const Layer&) { return KVCache<float>(config, codec); });
 }
 
 Evaluation evaluate_all(const Sample& sample, const std::vector<Reference>& references,
@@ -196,6 +247,15 @@ Evaluation evaluate_all(const Sample& sample, const std::vector<Reference>& refe
   for (const char* const bits : {"3.25", "3.625", "4.25", "4.625"}) {
     evaluator.add(std::string("full_depth ") + bits,
                   [&, bits] { return evaluator.full_depth(std::stod(bits)); });
+  }
+  for (const bool is_calibrated : {false, true}) {
+    for (const char* const bits : {"3.25", "4.25"}) {
+      evaluator.add(std::string("full_depth ") + bits +
+                        (is_calibrated ? ", defaults, calibrated" : ", defaults"),
+                    [&, bits, is_calibrated] {
+                      return evaluator.with_defaults(std::stod(bits), is_calibrated);
+                    });
+    }
   }
   return evaluator.take_result();
 }

@@ -40,9 +40,16 @@ struct PolarFormats {
   polarquant::PolarFormat values;
 };
 
-// The errors of a polar cache on every layer.
-std::vector<Quality> evaluate_polar(const Sample& sample, const std::vector<Reference>& references,
-                                    const PolarFormats& formats, std::uint64_t seed);
+// A pair of formats of any family.
+struct SideFormats {
+  polarquant::CodecFormat keys;
+  polarquant::CodecFormat values;
+};
+
+// The errors of a cache of these formats on every layer, each token being a code.
+std::vector<Quality> evaluate_formats(const Sample& sample,
+                                      const std::vector<Reference>& references,
+                                      const SideFormats& formats, std::uint64_t seed);
 
 // All rows, in the order in which they are printed.
 Evaluation evaluate_all(const Sample& sample, const std::vector<Reference>& references,

@@ -60,7 +60,8 @@ void compare_radius_meanings(const std::string& path, const Sample& sample,
         std::vector<double> output_error;
         std::vector<double> same_strongest;
         for (std::uint64_t seed = options.seed; seed < options.seed + kNumSeeds; ++seed) {
-          const std::vector<Quality> layers = evaluate_polar(sample, references, pair, seed);
+          const std::vector<Quality> layers =
+              evaluate_formats(sample, references, {pair.keys, pair.values}, seed);
           for (std::size_t i = 0; i < layers.size(); ++i) {
             csv.push_back({is_value ? "values" : "keys", name, radius_meaning_name(meaning),
                            std::to_string(seed), sample.layers[i].name,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -13,6 +14,7 @@
 #include "baselines/exact_attention.hpp"
 #include "npy.hpp"
 #include "polarquant/attention/matrix.hpp"
+#include "polarquant/calibration.hpp"
 
 namespace polarquant_demo {
 
@@ -25,11 +27,21 @@ struct Layer {
   RowMatrix<float> keys;     // [num_tokens, num_kv_heads * key_dim]
   RowMatrix<float> values;   // [num_tokens, num_kv_heads * value_dim]
   RowMatrix<float> queries;  // [num_queries, num_query_heads * key_dim]
+
+  // Of the model: the name as a number. Throws std::invalid_argument if it is none.
+  int index() const {
+    if (name.empty() || name.size() > 6 ||
+        name.find_first_not_of("0123456789") != std::string::npos) {
+      throw std::invalid_argument("the layer '" + name + "' is not named by its number");
+    }
+    return std::stoi(name);
+  }
 };
 
 struct Sample {
   HeadShape shape;  // of every layer
   std::vector<Layer> layers;
+  std::optional<polarquant::Calibration> calibration;  // of the model, if the folder has one
 };
 
 namespace sample_detail {
@@ -72,7 +84,8 @@ inline void check_equal(const std::string& path, const std::string& what, Eigen:
 
 }  // namespace sample_detail
 
-// Loads every layer_NAME_{keys,values,queries}.npy of a folder, in the order of their names. Shapes
+// Loads every layer_NAME_{keys,values,queries}.npy of a folder, in the order of their names, and
+// model.calibration if it is there. Shapes
 // are [tokens, heads, head_dim]; the last query stands at the last token. Throws
 // std::runtime_error, one sentence that names file and rule, if a file is missing or unreadable, or
 // the shapes do not fit each other.
@@ -125,6 +138,14 @@ inline Sample load_sample(const std::string& folder) {
                                " tokens, more than the keys' " + std::to_string(keys.rows.rows()));
     }
     sample.layers.push_back({name, keys.rows, values.rows, queries.rows});
+  }
+  const std::string calibration = folder + "/model.calibration";
+  if (std::filesystem::exists(calibration)) {
+    sample.calibration = polarquant::load_calibration(calibration);
+    const polarquant::CalibrationShape& shape = sample.calibration->shape();
+    if (shape.num_kv_heads != sample.shape.num_kv_heads || shape.head_dim != sample.shape.key_dim) {
+      throw std::runtime_error(calibration + ": is of " + shape.text() + ", not of this sample");
+    }
   }
   return sample;
 }
