@@ -23,7 +23,8 @@ help:
 	@echo "make demo [ARGS=...]     the demo on real keys and values; ARGS=\"--data FOLDER\" takes yours"
 	@echo "make bench [ARGS=...]    the benchmarks; ARGS=--quick for the table of goals alone"
 	@echo "make llama               llama.cpp, a small model and the programs of examples/llama_cpp/"
-	@echo "make results TEXT=FILE OTHER=FILE   docs/results.md again: TEXT judges, OTHER is a haystack"
+	@echo "make results TEXT=FILE OTHER=FILE CALIBRATE=FILE,FILE   docs/results.md again: TEXT judges,"
+	@echo "                         OTHER is a haystack, CALIBRATE the texts of calibrations"
 	@echo "make sample TEXT=FILE    the demo's sample again, from a text (examples/llama_cpp/)"
 	@echo "make format              clang-format on every source"
 	@echo "make check-format        fails when a source is not formatted"
@@ -59,8 +60,9 @@ llama:
 	examples/llama_cpp/setup.sh
 
 results: llama
-	@test -n "$(TEXT)" -a -n "$(OTHER)" || { echo "make results needs TEXT=FILE OTHER=FILE" >&2; exit 2; }
-	examples/llama_cpp/measure.sh "$(TEXT)" "$(OTHER)"
+	@test -n "$(TEXT)" -a -n "$(OTHER)" -a -n "$(CALIBRATE)" || \
+	  { echo "make results needs TEXT=FILE OTHER=FILE CALIBRATE=FILE,FILE" >&2; exit 2; }
+	examples/llama_cpp/measure.sh "$(TEXT)" "$(OTHER)" "$(CALIBRATE)"
 	$(PYTHON) examples/llama_cpp/report.py out/llama docs/results.md
 
 sample:

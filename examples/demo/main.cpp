@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "angles.hpp"
+#include "channels.hpp"
 #include "evaluation.hpp"
 #include "options.hpp"
 #include "radius_meanings.hpp"
@@ -44,6 +45,7 @@ void run(const Options& options) {
   write_table(options.out + "/table.csv", evaluation);
   write_law(options.out + "/law.csv", sample);
   write_angles(options.out + "/angles.csv", sample, options.seed);
+  write_channels(options.out + "/channels.csv", sample, options.seed);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 #!/ usr / bin / env python3
-"""Draws what the demo wrote: angles.png and mse_vs_bits.png.
+"""Draws what the demo wrote: angles.png, mse_vs_bits.png and, with a calibration, channels.png.
 
 usage: plot.py FOLDER
 """
@@ -16,6 +16,7 @@ import numpy as np
 PLAIN = "#c9a06a"
 ROTATED = "#3b75af"
 LAW = "#111111"
+QUERIES = "#b5313a"
 #Of each kind of row : its marker, colour, and where its label stands from it, in points.Labels of
 #full_depth stand below the curve, the others above it.
 STYLES = {
@@ -121,7 +122,8 @@ def plot_side(axis, rows, law, side):
     beyond = []
     for row in rows:
         mse = float(row[f"{side[:-1]}_mse"])
-        if mse < 1e-6:  # fp16: exact, or nearly so
+        # fp16 is exact, or nearly so; what is centred has its error in what the centre leaves.
+        if mse < 1e-6 or "defaults" in row["format"]:
             continue
         row_bits = float(row["bits_per_coordinate"])
         if row_bits > bits[-1] + 0.35:
@@ -154,6 +156,36 @@ def plot_mse(folder):
     figure.savefig(folder / "mse_vs_bits.png", dpi=130)
 
 
+def plot_channels(folder):
+    rows = read(folder / "channels.csv")
+    channels = column(rows, "channel")
+    queries = column(rows, "query_energy")
+    figure, (energy, error) = plt.subplots(2, 1, figsize=(10, 6.6), sharex=True)
+    energy.semilogy(channels, queries, color=QUERIES, marker=".", label="queries")
+    energy.semilogy(
+        channels, column(rows, "key_energy"), color=ROTATED, marker=".",
+        label="keys, less their centres",
+    )
+    energy.set_ylabel("mean square")
+    energy.set_title("Queries do not look where keys are large", fontsize=11)
+    plain, calibrated = queries * column(rows, "error"), queries * column(rows, "calibrated_error")
+    error.bar(channels, plain, color=PLAIN, width=0.9, label=f"without: {plain.sum():.2g} in all")
+    error.bar(
+        channels, calibrated, color=ROTATED, width=0.5,
+        label=f"with a calibration: {calibrated.sum():.2g}",
+    )
+    error.set_ylabel("query energy x key error")
+    error.set_xlabel("channel (pairs of RoPE are neighbours)")
+    error.set_title("Squared error of a score, by the channel it comes from", fontsize=11)
+    for axis in (energy, error):
+        axis.legend(frameon=False, fontsize=9)
+        axis.grid(True, axis="y", color="#e6e6e6", linewidth=0.6)
+        axis.set_axisbelow(True)
+    figure.suptitle(f"Layer {rows[0]['layer']}, KV head 0, full_depth 3.25", fontsize=13)
+    figure.tight_layout()
+    figure.savefig(folder / "channels.png", dpi=130)
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__.strip().splitlines()[-1])
@@ -161,9 +193,13 @@ def main():
     try:
         plot_angles(folder)
         plot_mse(folder)
+        plots = ["angles.png", "mse_vs_bits.png"]
+        if (folder / "channels.csv").exists():
+            plot_channels(folder)
+            plots.append("channels.png")
     except FileNotFoundError as error:
         sys.exit(f"plot.py: {error.filename} is not there: run polarquant_demo --out {folder} first")
-    print(f"\nplots: {folder / 'angles.png'}, {folder / 'mse_vs_bits.png'}")
+    print("\nplots: " + ", ".join(str(folder / plot) for plot in plots))
 
 
 if __name__ == "__main__":

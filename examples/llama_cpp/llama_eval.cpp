@@ -35,13 +35,12 @@ constexpr double kRuinedDivergence = 1.0;
 const char* const kUsage =
     "usage: llama_eval --model FILE --text FILE --out FILE.json "
     "[--rows main,settings,seeds,few,layers,heads,none] [--pairs KEYS/VALUES,...] "
-    "[--layer-formats FILE] [--window 512] [--windows 64] [--other-text FILE] "
+    "[--window 512] [--windows 64] [--other-text FILE] "
     "[--calibration FILE]";
 
 struct Options {
   std::string model, text, other_text, out;
   std::vector<std::string> rows = {"main"};
-  std::string layer_formats;       // a line for each layer: KEYS/VALUES
   std::vector<std::string> pairs;  // formats of keys and of values, "full_depth 4.25/paper"
   std::string calibration;         // scales of keys, and bits by layer if it has them
   int window = 512;
@@ -57,7 +56,6 @@ Options parse_options(int argc, char** argv) {
                {"--out", into(options.out)},
                {"--rows", into(options.rows)},
                {"--pairs", into(options.pairs)},
-               {"--layer-formats", into(options.layer_formats)},
                {"--calibration", into(options.calibration)},
                {"--window", into(options.window, 16)},
                {"--windows", into(options.num_windows, 1)}},
@@ -89,14 +87,6 @@ std::vector<CacheFormat> formats_of(const Options& options, const Model& model) 
                                        "full_depth " + std::to_string(own.value_bits));
     }
     formats.push_back(calibrated(format, calibration));
-  }
-  if (!options.layer_formats.empty()) {
-    CacheFormat format = mixed_format("given", "fp16", "fp16");
-    format.name = "layer by layer, 4 sinks";
-    for (const std::string& line : split(read_file(options.layer_formats), '\n')) {
-      format.layer_codecs.push_back(parse_pair(line));
-    }
-    formats.push_back(format);
   }
   for (const std::string& name : options.rows) {
     std::vector<CacheFormat> more;

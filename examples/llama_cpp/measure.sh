@@ -1,28 +1,31 @@
 #!/usr/bin/env bash
-# Everything that docs/results.md reports, from the programs that setup.sh built; an hour on two
+# Everything that docs/results.md reports, from the programs that setup.sh built; two hours on two
 # cores. What is there already is not measured again.
 #
-#   examples/llama_cpp/measure.sh TEXT OTHER [FOLDER] [OUT]
+#   examples/llama_cpp/measure.sh TEXT OTHER CALIBRATE [FOLDER] [OUT]
 #
-# TEXT is what the formats are judged by (WikiText-2's test split), OTHER another text: centring
-# vectors, the layers' sensitivities and the haystack come from it. FOLDER is build/llama, OUT is
-# out/llama by default. POLARQUANT_QUICK=1 measures a few tokens of everything, to see that it works.
+# TEXT is what the formats are judged by (WikiText-2's test split), OTHER another text: means and
+# the haystack come from it. CALIBRATE are the texts of the calibrations, more than one with commas
+# between them; none of them is TEXT or OTHER. FOLDER is build/llama, OUT is out/llama by default. POLARQUANT_QUICK=1 measures a few tokens of everything, to see that it works.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
 text="${1:-}"
 other="${2:-}"
-folder="${3:-$root/build/llama}"
-out="${4:-$root/out/llama}"
+calibrate="${3:-}"
+folder="${4:-$root/build/llama}"
+out="${5:-$root/out/llama}"
 programs="$folder/programs"
 # Weights as floats: 8-bit activations would add noise of their own. Speed is of the model as it is.
 float_model="$folder/smollm2-135m-f32.gguf"
 model="$folder/smollm2-135m.gguf"
 quick="${POLARQUANT_QUICK:-0}"
-for file in "$text" "$other"; do
+IFS=, read -r -a calibration_texts <<< "$calibrate"
+for file in "$text" "$other" "${calibration_texts[@]:-}"; do
   if [[ ! -f "$file" ]]; then
-    echo "measure.sh: '$file' is not a text file; usage: measure.sh TEXT OTHER [FOLDER] [OUT]" >&2
+    echo "measure.sh: '$file' is not a text file;" \
+         "usage: measure.sh TEXT OTHER CALIBRATE [FOLDER] [OUT]" >&2
     exit 1
   fi
 done
@@ -59,21 +62,44 @@ if [[ ! -e "$out/speed.jsonl" ]]; then
   mv "$out/speed.jsonl.new" "$out/speed.jsonl"
 fi
 
-eval_rows main main 40
+calibration() {  # NAME TEXTS [FLAG VALUE]...
+  local name="$1" texts="$2"
+  shift 2
+  if [[ -e "$out/$name.calibration" ]]; then return; fi
+  echo "measure.sh: calibration $name"
+  "$programs/llama_calibrate" --model "$float_model" --text "$texts" \
+    --out "$out/$name.calibration" "$@"
+}
+
+calibration scales "$calibrate"
+scales=(--calibration "$out/scales.calibration")
+eval_rows main main 40 "${scales[@]}"
 eval_rows layers layers 3 --text "$other"
+# Of the wanted average 0.033 are the centres'.
 for bits in 3.25 4.25; do
-  python3 "$here/allocate_layers.py" "$out/layers.json" "$bits" > "$out/layers_$bits.txt"
-  eval_rows "by_layer_$bits" none 40 --layer-formats "$out/layers_$bits.txt"
+  calibration "layers_$bits" "$calibrate" \
+    --average-bits "$(python3 -c "print($bits - 8 * 34 / (128 * 64))")"
+  eval_rows "by_layer_$bits" none 40 --calibration "$out/layers_$bits.calibration"
 done
+# How much text a calibration needs, and of how many kinds.
+for tokens in 256 1024 4096 16384; do
+  window=$((tokens < 2048 ? tokens / 2 : 2048))
+  calibration "tokens_$tokens" "$calibrate" --tokens "$tokens" --window "$window"
+  eval_rows "tokens_$tokens" none 10 --calibration "$out/tokens_$tokens.calibration" \
+    --pairs "full_depth 3.25/full_depth 3.25"
+done
+calibration one_text "${calibration_texts[0]}"
+eval_rows one_text none 10 --calibration "$out/one_text.calibration" \
+  --pairs "full_depth 3.25/full_depth 3.25"
 eval_rows settings settings 10 --other-text "$other"
 eval_rows seeds seeds 10
-eval_rows long few 4 --window 2048
+eval_rows long few 8 --window 2048 "${scales[@]}"
 eval_rows heads heads 1 --text "$other"
 needle() {  # NAME CONTEXTS DEPTHS
   if [[ -e "$out/$1.json" ]]; then return; fi
   echo "measure.sh: $1"
   "$programs/llama_needle" --model "$float_model" --text "$other" --out "$out/$1.json" \
-    --contexts "$2" --depths "$3"
+    --contexts "$2" --depths "$3" "${scales[@]}"
 }
 if [[ "$quick" == 1 ]]; then
   needle needle 512 0,100

@@ -1,5 +1,4 @@
-// What the programs around the snippets of docs/using.md share: data, and attention
-// in plain arithmetic.
+// What the programs around the snippets of docs/ share: data, and attention in plain arithmetic.
 #pragma once
 
 #include <cmath>
