@@ -81,6 +81,7 @@ TEST(DivergenceTest, SummaryIsOfAllTokens) {
   EXPECT_EQ(summary.num_tokens, 200u);
   EXPECT_DOUBLE_EQ(summary.mean_divergence, 100.5);
   EXPECT_DOUBLE_EQ(summary.percentile99_divergence, 198.0);  // 198 of 200 do not exceed it
+  EXPECT_DOUBLE_EQ(summary.percentile999_divergence, 200.0);
   EXPECT_DOUBLE_EQ(summary.perplexity, std::exp(2.0));
   EXPECT_DOUBLE_EQ(summary.same_top, 0.25);
   EXPECT_EQ(summarize({}).num_tokens, 0u);

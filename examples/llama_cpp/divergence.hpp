@@ -71,8 +71,9 @@ struct DivergenceSummary {
   std::size_t num_tokens = 0;
   double perplexity = 0.0;  // exp of the mean surprise
   double mean_divergence = 0.0;
-  double percentile99_divergence = 0.0;
-  double same_top = 0.0;  // share of the tokens
+  double percentile99_divergence = 0.0;   // the least that 99 % of the tokens do not exceed
+  double percentile999_divergence = 0.0;  // 99.9 %: what users of large models judge by
+  double same_top = 0.0;                  // share of the tokens
 };
 
 inline DivergenceSummary summarize(const std::vector<TokenScore>& scores) {
@@ -91,10 +92,11 @@ inline DivergenceSummary summarize(const std::vector<TokenScore>& scores) {
   summary.mean_divergence /= count;
   summary.same_top /= count;
   summary.perplexity = std::exp(surprise / count);
-  // The smallest divergence that 99 % of the tokens do not exceed.
-  const std::size_t rank = static_cast<std::size_t>(std::ceil(0.99 * count)) - 1;
-  std::nth_element(divergences.begin(), divergences.begin() + static_cast<std::ptrdiff_t>(rank),
-                   divergences.end());
-  summary.percentile99_divergence = divergences[rank];
+  std::sort(divergences.begin(), divergences.end());
+  const auto percentile = [&](double share) {
+    return divergences[static_cast<std::size_t>(std::ceil(share * count)) - 1];
+  };
+  summary.percentile99_divergence = percentile(0.99);
+  summary.percentile999_divergence = percentile(0.999);
   return summary;
 }

@@ -291,6 +291,7 @@ class Evaluation {
     json.add("num_tokens", static_cast<double>(summary.num_tokens));
     json.add("perplexity", summary.perplexity).add("mean_divergence", summary.mean_divergence);
     json.add("percentile99_divergence", summary.percentile99_divergence);
+    json.add("percentile999_divergence", summary.percentile999_divergence);
     json.add("same_top", summary.same_top);
   }
 

@@ -20,7 +20,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 PEER = "llama.cpp q4_0 + Hadamard"
-COLORS = {"defaults": "#1f5fa8", "centred": "#7fb0e0", "scalar": "#888888", "llama.cpp": "#c8553d"}
+TOKENS = (256, 1024, 4096, 16384)  # of calibrations, as measure.sh has them
+COLORS = {"calibrated": "#1f5fa8", "defaults": "#7fb0e0", "scalar": "#888888", "llama.cpp": "#c8553d"}
 
 
 def load(folder, name):
@@ -45,17 +46,18 @@ def quality_table(measured, rows=None, peer=None):
     if peer is None:
         peer = next((row for row in measured["rows"] if row["name"] == PEER), None)
     plain = measured["fp16"]
-    header = ["format", "bits, K / V", "perplexity", "to fp16", "KL divergence, mean", "99 %",
+    header = ["format", "bits, K / V", "perplexity", "to fp16", "KL divergence, mean", "99 %", "99.9 %",
               "same top token"]
     if peer:
         header.append("KL less q4_0's (standard error)")
-    lines = [["fp16", "16 / 16", f"{plain['perplexity']:.3f}", "", "0", "0", "100 %"]
+    lines = [["fp16", "16 / 16", f"{plain['perplexity']:.3f}", "", "0", "0", "0", "100 %"]
              + ([""] if peer else [])]
     for row in rows:
         line = [row["name"], f"{row['key_bits']:.4g} / {row['value_bits']:.4g}",
                 f"{row['perplexity']:.3f}",
                 f"{100 * (row['perplexity'] / plain['perplexity'] - 1):+.1f} %",
                 f"{row['mean_divergence']:.4f}", f"{row['percentile99_divergence']:.2f}",
+                f"{row['percentile999_divergence']:.2f}",
                 f"{100 * row['same_top']:.1f} %"]
         if peer:
             mean, error = difference(row, peer)
@@ -148,18 +150,18 @@ def speed_table(rows):
 def plot_quality(measured, path):
     figure, axes = plt.subplots(figsize=(8, 5))
     for group, label, pick in (
-            ("defaults", "polar codes, centred, 4 sinks (defaults)", "full_depth"),
-            ("centred", "polar codes, centred", "full_depth"),
-            ("defaults", "scalar Lloyd-Max, centred, 4 sinks", "scalar")):
+            ("calibrated", "polar codes, defaults and a calibration", "full_depth"),
+            ("defaults", "polar codes, defaults", "full_depth"),
+            ("defaults", "scalar Lloyd-Max, the same defaults", "unbiased_scalar")):
         rows = sorted((row for row in measured["rows"]
                        if row["group"] == group and row["name"].startswith(pick)),
                       key=lambda row: row["key_bits"])
-        color = COLORS["scalar"] if pick == "scalar" else COLORS[group]
+        color = COLORS["scalar"] if "scalar" in pick else COLORS[group]
         axes.plot([row["key_bits"] for row in rows], [row["mean_divergence"] for row in rows],
                   "o-", label=label, color=color)
     paper = [row for row in measured["rows"] if row["name"].startswith("paper")]
     axes.plot([row["key_bits"] for row in paper], [row["mean_divergence"] for row in paper], "s",
-              color="#2b8a3e", label="paper's format, centred, without and with 4 sinks")
+              color="#2b8a3e", label="paper's format, without and with a calibration")
     for row in measured["rows"]:
         if row["group"] != "llama.cpp":
             continue
@@ -174,6 +176,36 @@ def plot_quality(measured, path):
     axes.set_title("SmolLM2-135M, WikiText-2, windows of 512 tokens")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9, loc="lower left")
+    save(figure, path)
+
+
+def text_table(folder):
+    """How much text a calibration needs: 3.25 bits, the first ten windows."""
+    lines = []
+    for name, what in [(f"tokens_{n}", f"{n:,} tokens of all texts") for n in TOKENS] + [
+            ("one_text", "8,192 tokens of one text")]:
+        plain, calibrated = load(folder, name)["rows"]
+        mean, error = difference(calibrated, plain)
+        lines.append([what, f"{plain['mean_divergence']:.4f}",
+                      f"{calibrated['mean_divergence']:.4f}", f"{mean:+.4f} ({error:.4f})"])
+    return table(["calibration from", "KL without", "KL with", "difference (standard error)"], lines)
+
+
+def plot_texts(folder, path):
+    runs = [load(folder, f"tokens_{n}")["rows"] for n in TOKENS]
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot(TOKENS, [rows[1]["mean_divergence"] for rows in runs], "o-",
+              color=COLORS["calibrated"], label="with a calibration")
+    axes.axhline(runs[0][0]["mean_divergence"], color=COLORS["defaults"], label="without")
+    axes.set_xscale("log")
+    axes.set_xticks(TOKENS, [f"{n:,}" for n in TOKENS])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens of the calibration")
+    axes.set_ylabel("KL divergence, nats per token")
+    axes.set_title("full_depth 3.25, ten windows of 512 tokens")
+    axes.grid(alpha=0.3)
+    axes.legend()
     save(figure, path)
 
 
@@ -262,8 +294,8 @@ def main():
     peer = next(row for row in measured["rows"] if row["name"] == PEER)
     by_layer = []
     for bits in ("3.25", "4.25"):
-        row = load(folder, "by_layer_" + bits)["rows"][0]
-        by_layer.append(dict(row, name=f"full_depth {bits} on average, layer by layer, 4 sinks"))
+        row = load(folder, "by_layer_" + bits)["rows"][-1]
+        by_layer.append(dict(row, name=f"full_depth {bits} on average by layer, calibrated"))
     settings, layers = load(folder, "settings"), load(folder, "layers")
     cells = load(folder, "needle")["cells"] + load(folder, "needle_long")["cells"]
     with open(os.path.join(folder, "speed.jsonl")) as file:
@@ -276,10 +308,12 @@ def main():
         settings, [row for row in settings["rows"] if row["group"] == "mixed"]))
     text = insert(text, "seeds", seed_table(load(folder, "seeds")))
     text = insert(text, "long", quality_table(load(folder, "long")))
+    text = insert(text, "texts", text_table(folder))
     text = insert(text, "worst", worst_table(layers, load(folder, "heads")))
     text = insert(text, "needle", needle_table(cells))
     text = insert(text, "speed", speed_table(speed))
     plot_quality(measured, os.path.join(images, "kl_by_bits.png"))
+    plot_texts(folder, os.path.join(images, "kl_by_calibration.png"))
     plot_layers(layers, os.path.join(images, "kl_by_layer.png"))
     plot_needle(cells, os.path.join(images, "needle.png"))
     plot_speed(speed, os.path.join(images, "engine_speed.png"))
