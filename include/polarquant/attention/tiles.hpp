@@ -43,8 +43,7 @@ namespace detail {
 template <typename A>
 class TileTokens : public TokensBase<A> {
  public:
-  TileTokens(const KVCodec<A>& codec, TileRuns runs, const A* scales)
-      : codec_(codec), runs_(runs) {
+  TileTokens(const KVCodec<A>& codec, TileRuns runs, const A* scales) : codec_(codec), runs_(runs) {
     this->key_scales = scales;
     for (std::size_t i = 0; i < runs.count; ++i) this->num_tokens += runs.runs[i].num_tokens;
     this->removed = &none_;

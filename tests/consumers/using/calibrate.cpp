@@ -1,5 +1,5 @@
-// Two layers of a model whose queries look at few channels: calibrated, saved and loaded, the scores
-// of a cache are closer to the exact ones than without.
+// Two layers of a model whose queries look at few channels: calibrated, saved and loaded, the
+// scores of a cache are closer to the exact ones than without.
 #include "calibrate.hpp"
 
 #include <cstdio>
