@@ -62,6 +62,14 @@ TEST(PagePoolTest, FewTokensTakeHalfAPage) {
     EXPECT_EQ(each->center(3)[kCenterBytes - 1], std::byte{5});
   }
   EXPECT_EQ(pages.tile(kPageTiles / 2)[0], std::byte{0});
+  // It comes back when it is enough again, and nobody else holds the page.
+  pages.shrink(kPageTokens / 2);
+  EXPECT_EQ(pages.capacity(), kPageTokens / 2);
+  EXPECT_EQ(std::as_const(pages).tile(kPageTiles / 2 - 1)[kTileTokens * 31 - 1], std::byte{3});
+  EXPECT_EQ(std::as_const(pages).center(3)[kCenterBytes - 1], std::byte{5});
+  const PagePool other = whole.share(10);
+  whole.shrink(10);
+  EXPECT_EQ(whole.capacity(), kPageTokens);
   // Another page has a whole one before it.
   PagePool two(31);
   two.reserve(kPageTokens / 2);

@@ -249,7 +249,8 @@ class PlainCache {
     if (has_spans()) {
       const std::size_t begin = slot / polarquant::kSpanTokens * polarquant::kSpanTokens;
       if (slot == begin) fix_center(begin);
-      for (const int side : {0, 1}) centers_[side] = span_centers_.at(begin)[side];
+      for (const int side : {0, 1})
+        centers_[side] = span_centers_.at(begin)[static_cast<std::size_t>(side)];
       if (slot - begin >= kReach) {
         remember_from(begin + kReach);
         remembered_.push_back(in_slot(slot));

@@ -164,13 +164,20 @@ class PagePool {
     return result;
   }
 
-  // Gives back the pages that hold no token before num_tokens.
+  // Gives back the pages that hold no token before num_tokens, and half of the first if it alone is
+  // left and holds so few. Throws as reserve() does; what was held stays held.
   void shrink(std::size_t num_tokens) {
     const std::size_t end = (std::max)(num_pages_of(num_tokens), first_page_);
-    if (end >= end_page()) return;
-    std::for_each(iterator_of(end), pages_.cend(), [this](std::byte* page) { release(page); });
-    pages_.erase(iterator_of(end), pages_.cend());
-    pages_.shrink_to_fit();
+    if (end < end_page()) {
+      std::for_each(iterator_of(end), pages_.cend(), [this](std::byte* page) { release(page); });
+      pages_.erase(iterator_of(end), pages_.cend());
+      pages_.shrink_to_fit();
+    }
+    const bool is_half = end_page() == 1 && num_tokens <= kHalfPageTokens;
+    if (is_half && pages_.size() == 1 && num_tiles(pages_[0]) == kPageTiles &&
+        !is_shared(pages_[0])) {
+      replace(pages_[0], num_tokens, kPageTiles / 2);
+    }
   }
 
   // Gives back the pages that hold no token from num_tokens on.
