@@ -2,8 +2,8 @@
 // Quantization").
 //
 // Sources: the paper's abstract, its authors' page on the rotation (oscar-quantize.github.io) and
-// their released code's description (github.com/FutureMLS-Lab/OSCAR: README, calibration, INT2
-// kernel); the body of the paper was not at hand. Written from these, no line taken over.
+// their released code (github.com/FutureMLS-Lab/OSCAR: README, calibration, INT2 kernel); the body
+// of the paper was not at hand. Written from these, no line taken over.
 //
 // From them: rows are encoded as x R, R = U H P; U holds the eigenvectors of Q^T Q for keys and of
 // V^T diag(w) V for values, H is the orthonormal Hadamard matrix, P a bit-reversed order of
