@@ -24,6 +24,7 @@
 #include "polarquant/calibration.hpp"
 #include "progress.hpp"
 #include "query_key_capture.hpp"
+#include "text_windows.hpp"
 
 namespace {
 
@@ -72,7 +73,7 @@ class CalibrationRun {
       fail("--window is " + std::to_string(options.window) + ", the model's context " +
            std::to_string(model_.train_context()) + " tokens.");
     }
-    read_windows();
+    windows_ = read_windows(model_, options.texts, options.num_tokens, options.window);
   }
 
   void run() {
@@ -85,32 +86,6 @@ class CalibrationRun {
   }
 
  private:
-  // Windows from each text, spread evenly over it.
-  void read_windows() {
-    const std::size_t size = static_cast<std::size_t>(options_.window);
-    const std::size_t num_texts = options_.texts.size();
-    const std::size_t num_windows =
-        std::max<std::size_t>(num_texts, static_cast<std::size_t>(options_.num_tokens) / size);
-    for (std::size_t text = 0; text < num_texts; ++text) {
-      const std::string& path = options_.texts[text];
-      const std::vector<llama_token> tokens = model_.tokenize(read_file(path), false);
-      const std::size_t own = num_windows / num_texts + (text < num_windows % num_texts ? 1 : 0);
-      if (tokens.size() < own * size) {
-        fail("'" + path + "' has " + std::to_string(tokens.size()) + " tokens, " +
-             std::to_string(own) + " windows of " + std::to_string(size) + " need " +
-             std::to_string(own * size) + ".");
-      }
-      const std::size_t step = own > 1 ? (tokens.size() - size) / (own - 1) : 0;
-      for (std::size_t i = 0; i < own; ++i) {
-        const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(i * step);
-        windows_.emplace_back(first, first + static_cast<std::ptrdiff_t>(size));
-        if (llama_vocab_get_add_bos(model_.vocab())) {
-          windows_.back().front() = llama_vocab_bos(model_.vocab());
-        }
-      }
-    }
-  }
-
   ContextOptions context_options(int num_tokens) const {
     ContextOptions options;
     options.num_tokens = options.num_batch_tokens = num_tokens;
@@ -122,9 +97,8 @@ class CalibrationRun {
         {model_.num_layers(), model_.num_kv_heads(), model_.num_query_heads(), model_.head_dim()});
     Progress progress(static_cast<int>(windows_.size()) * model_.num_layers());
     QueryKeyCapture capture(model_.num_layers(), model_.num_query_heads(), model_.num_kv_heads(),
-                            [&](int layer, const polarquant::RowMatrix<float>& queries,
-                                const polarquant::RowMatrix<float>& keys) {
-                              calibrator.add_window<float>(layer, queries, keys);
+                            [&](int layer, const QueryKeyCapture::Tensors& seen) {
+                              calibrator.add_window<float>(layer, seen.queries, seen.keys);
                               progress.step("layer " + std::to_string(layer));
                             });
     ContextOptions options = context_options(options_.window);

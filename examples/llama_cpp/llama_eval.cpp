@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,27 +23,34 @@
 #include "cache_formats.hpp"
 #include "command_line.hpp"
 #include "divergence.hpp"
+#include "fitted_formats.hpp"
 #include "format_runner.hpp"
 #include "json.hpp"
 #include "llama_model.hpp"
 #include "progress.hpp"
+#include "text_windows.hpp"
 
 namespace {
 
 // A distribution that knows nothing of its context is further away than this, in nats.
 constexpr double kRuinedDivergence = 1.0;
 
+// What methods are fitted to, as llama_calibrate has it.
+constexpr int kFitTokens = 8192;
+constexpr int kFitWindow = 2048;
+
 const char* const kUsage =
     "usage: llama_eval --model FILE --text FILE --out FILE.json "
-    "[--rows main,settings,seeds,few,layers,heads,none] [--pairs KEYS/VALUES,...] "
+    "[--rows main,settings,seeds,few,fitted,layers,heads,none] [--pairs KEYS/VALUES,...] "
     "[--window 512] [--windows 64] [--other-text FILE] "
-    "[--calibration FILE]";
+    "[--calibration FILE] [--fit-texts FILE,..]";
 
 struct Options {
   std::string model, text, other_text, out;
   std::vector<std::string> rows = {"main"};
-  std::vector<std::string> pairs;  // formats of keys and of values, "full_depth 4.25/paper"
-  std::string calibration;         // scales of keys, and bits by layer if it has them
+  std::vector<std::string> pairs;      // formats of keys and of values, "full_depth 4.25/paper"
+  std::string calibration;             // scales of keys, and bits by layer if it has them
+  std::vector<std::string> fit_texts;  // for the rows "fitted"
   int window = 512;
   int num_windows = 64;
 };
@@ -57,6 +65,7 @@ Options parse_options(int argc, char** argv) {
                {"--rows", into(options.rows)},
                {"--pairs", into(options.pairs)},
                {"--calibration", into(options.calibration)},
+               {"--fit-texts", into(options.fit_texts)},
                {"--window", into(options.window, 16)},
                {"--windows", into(options.num_windows, 1)}},
               kUsage);
@@ -70,7 +79,9 @@ std::pair<std::string, std::string> parse_pair(const std::string& text) {
   return {sides[0], sides[1]};
 }
 
-std::vector<CacheFormat> formats_of(const Options& options, const Model& model) {
+// fitted: null without --fit-texts.
+std::vector<CacheFormat> formats_of(const Options& options, const Model& model,
+                                    const FittedFormats* fitted) {
   std::vector<CacheFormat> formats;
   const SharedCalibration calibration = calibration_of(options.calibration, model);
   for (const std::string& pair : options.pairs) {
@@ -96,6 +107,9 @@ std::vector<CacheFormat> formats_of(const Options& options, const Model& model) 
       more = setting_formats();
     } else if (name == "seeds") {
       more = seed_formats();
+    } else if (name == "fitted") {
+      if (fitted == nullptr) fail("the rows fitted need --fit-texts.");
+      more = fitted->rows();
     } else if (name == "few") {
       more = few_formats(calibration);
     } else if (name == "layers" || name == "heads") {
@@ -130,7 +144,11 @@ class Evaluation {
     }
     read_windows();
     measure_other_means();
-    for (const CacheFormat& format : formats_of(options, model_)) add_row(format);
+    if (!options.fit_texts.empty()) {
+      fitted_ = std::make_unique<FittedFormats>(
+          model_, ::read_windows(model_, options.fit_texts, kFitTokens, kFitWindow));
+    }
+    for (const CacheFormat& format : formats_of(options, model_, fitted_.get())) add_row(format);
   }
 
   void run() {
@@ -301,6 +319,7 @@ class Evaluation {
   FormatRunner::Shared shared_;
   std::vector<std::vector<llama_token>> windows_;
   Means other_means_[2];  // of keys, of values
+  std::unique_ptr<FittedFormats> fitted_;
   std::vector<Row> rows_;
   std::vector<float> plain_logits_;
   std::vector<TokenScore> plain_scores_;

@@ -94,6 +94,8 @@ eval_rows one_text none 10 --calibration "$out/one_text.calibration" \
 eval_rows settings settings 10 --other-text "$other"
 eval_rows seeds seeds 10
 eval_rows long few 8 --window 2048 "${scales[@]}"
+eval_rows fitted fitted 10 --fit-texts "$calibrate" "${scales[@]}" \
+  --pairs "full_depth 2.25/full_depth 2.25,full_depth 3.25/full_depth 3.25"
 eval_rows heads heads 1 --text "$other"
 needle() {  # NAME CONTEXTS DEPTHS
   if [[ -e "$out/$1.json" ]]; then return; fi
