@@ -220,9 +220,9 @@ class KVStorage {
       return Head(codec, config_.allocator, exact_type_, false, false, {});
     }
     const auto own = [&](const std::vector<float>& all) {
+      if (all.empty()) return std::vector<A>();
       const auto first = all.begin() + static_cast<std::ptrdiff_t>(index * d);
-      return all.empty() ? std::vector<A>()
-                         : std::vector<A>(first, first + static_cast<std::ptrdiff_t>(d));
+      return std::vector<A>(first, first + static_cast<std::ptrdiff_t>(d));
     };
     std::vector<A> scales;
     if (side == Side::kKeys) scales = own(config_.calibration.key_scales);
