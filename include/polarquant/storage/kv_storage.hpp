@@ -1,4 +1,4 @@
-// What a cache holds: codes, exact rows and centring vectors of every KV head.
+// What a cache holds: codes, centres and exact rows of every KV head.
 #pragma once
 
 #include <algorithm>
