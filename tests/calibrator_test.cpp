@@ -34,11 +34,11 @@ using Matrix = RowMatrix<double>;
 
 // ---- M, from its definition ----
 
-// The keys behind the sinks less the centres of their spans of 128 tokens.
+// The keys behind the sinks less the centres of their spans of 64 tokens.
 Matrix centered(const Matrix& keys, Index num_sinks) {
   Matrix result = keys;
   for (Index token = num_sinks; token < keys.rows(); ++token) {
-    const Index start = num_sinks + (token - num_sinks) / 128 * 128;
+    const Index start = num_sinks + (token - num_sinks) / 64 * 64;
     const Index first = std::max(start - 64, num_sinks);
     const Index end = std::min(start + 64, keys.rows());
     result.row(token) -= keys.middleRows(first, end - first).colwise().mean();

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <limits>
+#include <string>
 #include <vector>
 
 #include "polarquant/kernels/dispatch.hpp"
@@ -24,8 +26,7 @@ template <typename A>
 std::vector<A> expand(const std::vector<std::byte>& code, std::size_t head_dim,
                       Isa isa = Isa::kScalar) {
   std::vector<A> center(8 * center_words(head_dim));
-  choose_vector_kernels<A>(isa).expand_centers({code.data(), 1, code.size()}, head_dim,
-                                               {center.data(), 1, center.size()});
+  choose_vector_kernels<A>(isa).expand_center(code.data(), head_dim, center.data());
   center.resize(head_dim);
   return center;
 }
@@ -99,6 +100,77 @@ TEST(CenterCodeTest, HugeCoordinatesStayFinite) {
   const std::vector<float> center = expand<float>(encode(given), 16);
   for (std::size_t i = 0; i < 16; ++i) EXPECT_TRUE(std::isfinite(center[i]));
   EXPECT_NEAR(center[3] / 3e38f, -1.0f, 0.01f);
+}
+
+// Dots and weighted sums of centres as they decode, in every instruction set.
+template <typename A>
+void expect_products_of_centers(std::size_t head_dim, std::size_t num_rows, std::size_t num_spans) {
+  SCOPED_TRACE("head_dim " + std::to_string(head_dim) + ", rows " + std::to_string(num_rows) +
+               ", spans " + std::to_string(num_spans));
+  const std::size_t width = (head_dim + 15) / 16 * 16, stride = width + 16;
+  const std::size_t num_bytes = center_bytes(head_dim);
+  std::vector<std::byte> codes(num_spans * num_bytes);
+  std::vector<std::vector<A>> centers;
+  for (std::size_t s = 0; s < num_spans; ++s) {
+    const std::vector<std::byte> code =
+        encode(polarquant_test::gaussian_vector<float>(head_dim, 100 * head_dim + s));
+    std::copy(code.begin(), code.end(), codes.begin() + static_cast<std::ptrdiff_t>(s * num_bytes));
+    centers.push_back(expand<A>(code, head_dim));
+  }
+  std::vector<A> queries(num_rows * stride, A(0));
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    const std::vector<A> query = polarquant_test::gaussian_vector<A>(head_dim, 7 + row);
+    std::copy(query.begin(), query.end(),
+              queries.begin() + static_cast<std::ptrdiff_t>(row * stride));
+  }
+  const std::vector<A> weights = polarquant_test::gaussian_vector<A>(num_rows * 8, 9);
+  const std::vector<A> sums = polarquant_test::gaussian_vector<A>(num_rows * stride, 11);
+  const double rounding = 8.0 * static_cast<double>(std::numeric_limits<A>::epsilon());
+  const polarquant::Rows<const std::byte> given = {codes.data(), num_spans, num_bytes};
+
+  for (const Isa isa : polarquant_test::available_isas()) {
+    const auto kernels = choose_vector_kernels<A>(isa);
+    std::vector<A> scratch(num_spans * width), dots(num_rows * 8, A(-1)), added = sums;
+    kernels.dot_centers(given, head_dim, {queries.data(), num_rows, stride}, scratch.data(),
+                        {dots.data(), num_rows, 8});
+    kernels.add_centers(given, head_dim, {weights.data(), num_rows, 8}, scratch.data(),
+                        {added.data(), num_rows, stride});
+    for (std::size_t row = 0; row < num_rows; ++row) {
+      for (std::size_t s = 0; s < 8; ++s) {
+        double dot = s < num_spans ? 0.0 : -1.0, size = 0.0;  // What lies behind is left alone.
+        for (std::size_t i = 0; s < num_spans && i < head_dim; ++i) {
+          const double product =
+              static_cast<double>(queries[row * stride + i]) * static_cast<double>(centers[s][i]);
+          dot += product;
+          size += std::fabs(product);
+        }
+        EXPECT_NEAR(static_cast<double>(dots[row * 8 + s]), dot, rounding * size) << row << ' ' << s;
+      }
+      for (std::size_t i = 0; i < stride; ++i) {
+        if (i >= head_dim && i < width) continue;  // Anything.
+        double sum = static_cast<double>(sums[row * stride + i]), size = std::fabs(sum);
+        for (std::size_t s = 0; i < head_dim && s < num_spans; ++s) {
+          const double product =
+              static_cast<double>(weights[row * 8 + s]) * static_cast<double>(centers[s][i]);
+          sum += product;
+          size += std::fabs(product);
+        }
+        EXPECT_NEAR(static_cast<double>(added[row * stride + i]), sum, rounding * size)
+            << row << ' ' << i;
+      }
+    }
+  }
+}
+
+TEST(CenterKernelsTest, MultiplyCentersAsTheyDecode) {
+  for (const std::size_t head_dim : {2u, 14u, 16u, 64u, 80u, 100u, 128u, 130u, 576u}) {
+    for (const std::size_t num_rows : {1u, 4u, 6u}) {
+      for (const std::size_t num_spans : {1u, 3u, 8u}) {
+        expect_products_of_centers<float>(head_dim, num_rows, num_spans);
+        expect_products_of_centers<double>(head_dim, num_rows, num_spans);
+      }
+    }
+  }
 }
 
 // The same scaled row in every instruction set, rounded once.

@@ -143,8 +143,7 @@ TYPED_TEST(ConditioningTest, ScoresAreThoseOfTheDecodedRows) {
                         Number(2), change.scales, rotated.data());
     double shift = 0.0;
     if (change.center != nullptr) {
-      codec.vectors().expand_centers({this->code_.data(), 1, this->code_.size()}, kWidth,
-                                     {center.data(), 1, center.size()});
+      codec.vectors().expand_center(this->code_.data(), kWidth, center.data());
       for (std::size_t i = 0; i < kWidth; ++i) {
         shift += static_cast<double>(rotated[i]) * static_cast<double>(center[i]);
       }

@@ -82,17 +82,17 @@ TYPED_TEST(KVCacheCenteringTest, ACentreIsTheMeanOf64TokensOnEachSideOfItsSpansS
     const RowMatrix<double> values = this->values_.template cast<double>();
     ASSERT_GT(cache.num_encoded_tokens(), 128u);
     // Of the first span no tokens lie before; of the second 64.
-    for (const Index span : {0, 1}) {
-      const Index first = 4 + std::max<Index>(0, 128 * span - 64);
-      const Index end = 4 + 128 * span + 64;
-      const std::size_t token = 4 + 128 * static_cast<std::size_t>(span);
+    for (const Index span : {0, 1, 2}) {
+      const Index first = 4 + std::max<Index>(0, 64 * span - 64);
+      const Index end = 4 + 64 * span + 64;
+      const std::size_t token = 4 + 64 * static_cast<std::size_t>(span);
       expect_coarse(vector_of(cache.key_center(1, token)),
                     keys.middleRows(first, end - first).rightCols(32).colwise().mean());
       expect_coarse(vector_of(cache.value_center(0, token)),
                     values.middleRows(first, end - first).leftCols(48).colwise().mean());
       EXPECT_EQ(cache.key_center(1, token), cache.key_center(1, token + 31));
     }
-    EXPECT_NE(cache.key_center(1, 4), cache.key_center(1, 4 + 128));
+    EXPECT_NE(cache.key_center(1, 4), cache.key_center(1, 4 + 64));
   }
 }
 
@@ -227,7 +227,7 @@ TYPED_TEST(KVCacheCenteringTest, ATextAfterATruncationHasItsOwnCentres) {
   longer.truncate(100);
   const auto center = longer.key_center(0, 0);
   longer.append(keys, values);
-  EXPECT_EQ(longer.key_center(0, 120), center);
+  EXPECT_EQ(longer.key_center(0, 63), center);
   const RowMatrix<double> own = keys.template cast<double>();
   expect_coarse(vector_of(longer.key_center(0, 256)),
                 own.middleRows(192 - 100, 96).leftCols(32).colwise().mean());
@@ -397,10 +397,10 @@ TEST_F(SampleGainTest, KeysLoseMoreThanHalfOfTheirError) {
     }
   }
   std::printf("mean: keys %.1f %%, values %.1f %%\n", 100 * key_gain, 100 * value_gain);
-  EXPECT_GT(key_gain, 0.54);
-  EXPECT_LT(key_gain, 0.61);
-  EXPECT_GT(value_gain, 0.17);
-  EXPECT_LT(value_gain, 0.24);
+  EXPECT_GT(key_gain, 0.58);
+  EXPECT_LT(key_gain, 0.66);
+  EXPECT_GT(value_gain, 0.19);
+  EXPECT_LT(value_gain, 0.27);
 }
 
 // The first token draws most of the attention, and its key and value are nothing like the mean:

@@ -77,11 +77,11 @@ TEST(PagePoolTest, FewTokensTakeHalfAPage) {
   EXPECT_EQ(two.capacity(), 2 * kPageTokens);
 }
 
-// The centres of a page's four spans go with it.
+// The centres of a page's eight spans go with it.
 TEST(PagePoolTest, APageHasTheCentresOfItsSpans) {
   PagePool pages(31, {}, 66);
   pages.reserve(2 * kPageTokens);
-  for (std::size_t span = 0; span < 8; ++span) {
+  for (std::size_t span = 0; span < 16; ++span) {
     EXPECT_EQ(pages.center(span)[0], std::byte{0});
     std::memset(pages.center(span), static_cast<int>(span + 1), 66);
   }
@@ -89,12 +89,12 @@ TEST(PagePoolTest, APageHasTheCentresOfItsSpans) {
   EXPECT_EQ(pages.tile(0)[0], std::byte{0});
   PagePool copy = pages.share(2 * kPageTokens);
   copy.reserve(2 * kPageTokens, kPageTokens + 5);  // Its own second page.
-  copy.center(5)[0] = std::byte{77};
-  EXPECT_EQ(pages.center(5)[0], std::byte{6});
-  EXPECT_EQ(copy.center(4)[65], std::byte{5});
-  EXPECT_EQ(copy.center(7)[65], std::byte{8});
+  copy.center(9)[0] = std::byte{77};
+  EXPECT_EQ(pages.center(9)[0], std::byte{10});
+  EXPECT_EQ(copy.center(8)[65], std::byte{9});
+  EXPECT_EQ(copy.center(15)[65], std::byte{16});
   pages.drop_front(kPageTokens);
-  EXPECT_EQ(pages.center(6)[1], std::byte{7});
+  EXPECT_EQ(pages.center(14)[1], std::byte{15});
 }
 
 TEST(PagePoolTest, EveryPageIsAlignedToACacheLine) {

@@ -154,7 +154,7 @@ TEST(SideCodecTest, SpansHaveCentresOfTheirOwn) {
     EXPECT_GT(error, 0.95 * expected);
     EXPECT_LT(error, 1.15 * expected);
     EXPECT_EQ(SideCodec(format, kShape, is_value).bits_per_coordinate(),
-              3.25 + 8.0 * 34.0 / (128.0 * 64.0));
+              3.25 + 8.0 * 34.0 / (64.0 * 64.0));
   }
 }
 

@@ -75,10 +75,10 @@ calibration scales "$calibrate"
 scales=(--calibration "$out/scales.calibration")
 eval_rows main main 40 "${scales[@]}"
 eval_rows layers layers 3 --text "$other"
-# Of the wanted average 0.033 are the centres'.
+# Of the wanted average 0.066 are the centres'.
 for bits in 3.25 4.25; do
   calibration "layers_$bits" "$calibrate" \
-    --average-bits "$(python3 -c "print($bits - 8 * 34 / (128 * 64))")"
+    --average-bits "$(python3 -c "print($bits - 8 * 34 / (64 * 64))")"
   eval_rows "by_layer_$bits" none 40 --calibration "$out/layers_$bits.calibration"
 done
 # How much text a calibration needs, and of how many kinds.

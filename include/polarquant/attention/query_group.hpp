@@ -119,18 +119,6 @@ class QueryGroup {
                       work_.codec_scratch, next);
   }
 
-  // The centres of a piece, [spans, padded head_dim], in the rotated basis.
-  Rows<const A> expand_centers(const Codec<A>& codec, const std::byte* codes,
-                               std::size_t count) noexcept {
-    const std::size_t width = ExactRows::padded_width(codec.head_dim());
-    const Rows<A> centers = {work_.centers, count, width};
-    codec.vectors().expand_centers({codes, count, codec.center_bytes()}, codec.head_dim(), centers);
-    for (std::size_t i = 0; width != codec.head_dim() && i < count; ++i) {
-      std::fill(centers.row(i) + codec.head_dim(), centers.row(i) + width, A(0));
-    }
-    return centers;
-  }
-
   // What the scores of a piece lack, for every row.
   void find_shifts(const TilePiece& piece) noexcept {
     if (piece.key_centers == nullptr) {
@@ -139,11 +127,10 @@ class QueryGroup {
       }
       return;
     }
-    const Rows<const A> centers = expand_centers(keys_, piece.key_centers, piece.num_spans());
-    for (std::size_t row = 0; row < num_rows_; ++row) {
-      keys_.vectors().dot_rows(work_.rotated_queries + row * work_.exact_width, centers,
-                               centers.stride, shifts_[row]);
-    }
+    keys_.vectors().dot_centers({piece.key_centers, piece.num_spans(), keys_.center_bytes()},
+                                keys_.head_dim(),
+                                {work_.rotated_queries, num_rows_, work_.exact_width},
+                                work_.centers, {shifts_[0], num_rows_, kPageSpans});
   }
   SpanShifts<A> shifts_of(std::size_t row, const TilePiece& piece) const noexcept {
     return {shifts_[row], kSpanTokens - piece.span_offset};
@@ -153,11 +140,10 @@ class QueryGroup {
   void add_centers(const TilePiece& piece) noexcept {
     if (piece.value_centers == nullptr) return;
     has_center_sums_ = true;
-    const Rows<const A> centers = expand_centers(values_, piece.value_centers, piece.num_spans());
-    for (std::size_t row = 0; row < num_rows_; ++row) {
-      values_.vectors().add_rows(span_weights_[row], centers, centers.stride,
-                                 work_.center_sums + row * work_.exact_width);
-    }
+    values_.vectors().add_centers({piece.value_centers, piece.num_spans(), values_.center_bytes()},
+                                  values_.head_dim(), {span_weights_[0], num_rows_, kPageSpans},
+                                  work_.centers,
+                                  {work_.center_sums, num_rows_, work_.exact_width});
   }
 
   void score_exact(const ExactRun& run) noexcept {

@@ -29,8 +29,8 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-// Subtracts from rows [num_slots, d] what a cache will: from those of span s, slots 128 s to
-// 128 s + 127, the mean of the rows 64 before the span's first to 63 behind it, as far as there
+// Subtracts from rows [num_slots, d] what a cache will: from those of span s, slots 64 s to
+// 64 s + 63, the mean of the rows 64 before the span's first to 63 behind it, as far as there
 // are.
 template <typename A>
 void center_by_span(RowMatrix<A>& rows) {

@@ -251,7 +251,7 @@ class Codec {
   // What is to be subtracted from the span's vectors, Conditioning::center: [head_dim].
   void decode_center(const std::byte* code, A* center, std::byte* scratch) const noexcept {
     const Scratch work(*this, scratch);
-    vectors_.expand_centers({code, 1, center_bytes()}, head_dim(), {work.rotated, 1, head_dim()});
+    vectors_.expand_center(code, head_dim(), work.rotated);
     vectors_.rotate_back(rotation(), work.rotated, center);
   }
 

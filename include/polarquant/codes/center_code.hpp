@@ -13,7 +13,7 @@
 POLARQUANT_BEGIN_NAMESPACE
 
 // Tokens that share a centre: docs/design.md, "A centre per span".
-inline constexpr std::size_t kSpanTokens = 4 * kTileTokens;
+inline constexpr std::size_t kSpanTokens = 2 * kTileTokens;
 
 namespace detail {
 
@@ -24,7 +24,10 @@ inline constexpr std::size_t kCenterReach = 2 * kTileTokens;
 // of 32 bits: word j holds n_j, n_(j + words), n_(j + 2 words) and so on from its low bits on, so
 // that four bits of neighbouring words are neighbouring coordinates.
 constexpr std::size_t center_words(std::size_t head_dim) { return (head_dim + 7) / 8; }
-constexpr std::size_t center_bytes(std::size_t head_dim) { return 2 + 4 * center_words(head_dim); }
+inline constexpr std::size_t kCenterStepBytes = 2;
+constexpr std::size_t center_bytes(std::size_t head_dim) {
+  return kCenterStepBytes + 4 * center_words(head_dim);
+}
 
 // x_i ~ step (n_i - 7.5), for x that is rotated already. What is subtracted from the vectors of a
 // span is the decoded centre. So its error makes no result wrong: it adds to the energy that is
@@ -50,7 +53,7 @@ void encode_center(const A* rotated, std::size_t head_dim, std::byte* code) noex
     // The nearest n to x / step + 7.5.
     const double place = exactly_fused(static_cast<double>(rotated[i]), inverse, 8.0);
     const unsigned index = place < 0.0 ? 0u : place >= 16.0 ? 15u : static_cast<unsigned>(place);
-    std::byte* const word = code + sizeof step + 4 * (i % num_words);
+    std::byte* const word = code + kCenterStepBytes + 4 * (i % num_words);
     std::uint32_t bits_of_word;
     std::memcpy(&bits_of_word, word, 4);
     bits_of_word |= index << (4 * (i / num_words));

@@ -1,18 +1,20 @@
 // The kernels for x86-64 with AVX-512.
 //
 // Scores and weighted sums on whole tiles have kernels of their own, in float and in 16-bit fixed
-// point, where the format (TileTables) and the machine (VBMI2, VNNI) allow it; everything else is
-// the loops, vectorised by the compiler.
+// point, where the format (TileTables) and the machine (VBMI2, VNNI) allow it, and centres of spans
+// have theirs; everything else is the loops, vectorised by the compiler.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 #include "polarquant/base/isa.hpp"
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codes/codec_tables.hpp"
 #include "polarquant/kernels/kernel_table.hpp"
+#include "polarquant/kernels/tiles/avx512_centers.hpp"
 #include "polarquant/kernels/tiles/avx512_fixed_scores.hpp"
 #include "polarquant/kernels/tiles/avx512_fixed_sums.hpp"
 #include "polarquant/kernels/tiles/avx512_float.hpp"
@@ -36,6 +38,16 @@ struct Avx512Roots {
 };
 
 POLARQUANT_DEFINE_CALLS(Avx512Call, POLARQUANT_TARGET_AVX512);
+
+template <typename A>
+VectorKernels<A> avx512_vector_kernels() {
+  VectorKernels<A> kernels = VectorKernels<A>::template compiled<Avx512Call>();
+  if constexpr (std::is_same_v<A, float>) {
+    kernels.dot_centers = avx512::dot_centers;
+    kernels.add_centers = avx512::add_centers;
+  }
+  return kernels;
+}
 
 // The kernels on tiles, as TileKernels takes them.
 struct Avx512FixedTiles {

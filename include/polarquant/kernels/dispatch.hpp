@@ -34,7 +34,7 @@ VectorKernels<A> choose_vector_kernels(Isa isa) {
   switch (isa) {
 #if POLARQUANT_X86
     case Isa::kAvx512:
-      return VectorKernels<A>::template compiled<Avx512Call>();
+      return avx512_vector_kernels<A>();
     case Isa::kAvx2:
       return VectorKernels<A>::template compiled<Avx2Call>();
 #elif POLARQUANT_NEON

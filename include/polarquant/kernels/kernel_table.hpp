@@ -39,7 +39,9 @@ struct VectorKernels {
   decltype(&loops::expand<A>) expand;
   decltype(&loops::dot_rows<A>) dot_rows;
   decltype(&loops::add_rows<A>) add_rows;
-  decltype(&loops::expand_centers<A>) expand_centers;
+  decltype(&loops::expand_center<A>) expand_center;
+  decltype(&loops::dot_centers<A>) dot_centers;
+  decltype(&loops::add_centers<A>) add_centers;
   decltype(&loops::condition<A>) condition;
 
   // The loops compiled by Call, which POLARQUANT_DEFINE_CALLS made.
@@ -49,7 +51,8 @@ struct VectorKernels {
             Call<&loops::reduce_lanes<A>>::call, Call<&loops::maximum<A>>::call,
             Call<&loops::exponentiate<A>>::call, Call<&loops::cap_logits<A>>::call,
             Call<&loops::expand<A>>::call,       Call<&loops::dot_rows<A>>::call,
-            Call<&loops::add_rows<A>>::call,     Call<&loops::expand_centers<A>>::call,
+            Call<&loops::add_rows<A>>::call,     Call<&loops::expand_center<A>>::call,
+            Call<&loops::dot_centers<A>>::call,  Call<&loops::add_centers<A>>::call,
             Call<&loops::condition<A>>::call};
   }
 };

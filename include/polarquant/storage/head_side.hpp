@@ -131,11 +131,11 @@ struct HeadSide {
 
   // ---- Centres of spans ----
 
-  // sum += the first rows of work.rows, each divided by kSpanTokens: no sum overflows, and as that
+  // sum += the first rows of work.rows, each divided by 2 kCenterReach: no sum overflows, and as that
   // is a power of two, it is the same whether products are fused or not. The rows' padding is zero.
   void add_to_sum(const Codec<A>& codec, std::size_t count, const SideScratch<A>& work) noexcept {
     A shares[kTileTokens];
-    std::fill_n(shares, count, A(1) / static_cast<A>(kSpanTokens));
+    std::fill_n(shares, count, A(1) / static_cast<A>(2 * kCenterReach));
     codec.vectors().add_rows(shares, {work.rows, count, work.stride}, sum.size(), sum.data());
   }
 
@@ -163,7 +163,7 @@ struct HeadSide {
       load_recent(codec, slot + row, count, work);
       add_to_sum(codec, count, work);
     }
-    const A factor = static_cast<A>(kSpanTokens) / static_cast<A>(num_summed + num_recent);
+    const A factor = static_cast<A>(2 * kCenterReach) / static_cast<A>(num_summed + num_recent);
     for (std::size_t i = 0; i < codec.head_dim(); ++i) work.rows[i] = factor * sum[i];
     codec.vectors().condition(scales_or_null(), nullptr, codec.head_dim(), work.rows);
     codec.encode_center(work.rows, pages.center(slot / kSpanTokens), work.codec_scratch);
@@ -235,7 +235,7 @@ struct HeadSide {
   std::vector<A> center;  // [head_dim], of what is scaled: given, or that of the span which is
                           // being filled; or empty
   std::vector<A> sum;     // [padded head_dim], of the rows that the next centre is to know of, over
-                          // kSpanTokens; empty: spans have no centres
+                          // 2 kCenterReach; empty: spans have no centres
 
  private:
   HeadSide(PagePool given_pages, const ExactRows& given_sinks, const ExactRows& given_recent,

@@ -11,6 +11,7 @@
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codes/center_code.hpp"
+#include "polarquant/kernels/loops/exact.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
@@ -33,22 +34,63 @@ POLARQUANT_ALWAYS_INLINE void expand_words(const std::byte* code_words, std::siz
   }
 }
 
-// Row s of centers = the centre of code s, in the rotated basis (codes/center_code.hpp): head_dim
-// numbers, and what else the last words hold.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE T center_step(const std::byte* code) {
+  std::uint16_t bits;
+  std::memcpy(&bits, code, sizeof bits);
+  return static_cast<T>(bfloat16_to_float(bits));
+}
+
+// center = that of the code, in the rotated basis (codes/center_code.hpp): head_dim numbers, and
+// what else the last words hold.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void expand_center(const std::byte* code, std::size_t head_dim,
+                                            T* center) {
+  const std::size_t num_words = center_words(head_dim);
+  const T step = center_step<T>(code);
+  const std::byte* const words = code + kCenterStepBytes;
+  std::size_t j = 0;
+  for (; j + 16 <= num_words; j += 16) {
+    expand_words<16>(words + 4 * j, num_words, step, center + j);
+  }
+  for (; j + 4 <= num_words; j += 4) expand_words<4>(words + 4 * j, num_words, step, center + j);
+  for (; j < num_words; ++j) expand_words<1>(words + 4 * j, num_words, step, center + j);
+}
+
+// centers = those of the codes, with zeros behind head_dim.
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void expand_centers(Rows<const std::byte> codes, std::size_t head_dim,
                                              Rows<T> centers) {
-  const std::size_t num_words = center_words(head_dim);
   for (std::size_t s = 0; s < codes.count; ++s) {
-    std::uint16_t bits;
-    std::memcpy(&bits, codes.row(s), sizeof bits);
-    const T step = static_cast<T>(bfloat16_to_float(bits));
-    const std::byte* const words = codes.row(s) + sizeof bits;
-    T* const out = centers.row(s);
-    std::size_t j = 0;
-    for (; j + 16 <= num_words; j += 16) expand_words<16>(words + 4 * j, num_words, step, out + j);
-    for (; j + 4 <= num_words; j += 4) expand_words<4>(words + 4 * j, num_words, step, out + j);
-    for (; j < num_words; ++j) expand_words<1>(words + 4 * j, num_words, step, out + j);
+    T* const center = centers.row(s);
+    expand_center(codes.row(s), head_dim, center);
+    for (std::size_t i = head_dim; i < centers.stride; ++i) center[i] = T(0);
+  }
+}
+
+// dots[row][s] = <query row, centre of code s>. queries: [dots.count, width], rotated, with zeros
+// behind head_dim; width: head_dim rounded up to kExactLanes; scratch: [codes.count, width].
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void dot_centers(Rows<const std::byte> codes, std::size_t head_dim,
+                                          Rows<const T> queries, T* scratch, Rows<T> dots) {
+  const std::size_t width = (head_dim + kExactLanes - 1) / kExactLanes * kExactLanes;
+  const Rows<T> centers = {scratch, codes.count, width};
+  expand_centers(codes, head_dim, centers);
+  for (std::size_t row = 0; row < dots.count; ++row) {
+    dot_rows<T>(queries.row(row), centers, width, dots.row(row));
+  }
+}
+
+// sums[row] += sum_s weights[row][s] centre of code s; what is behind head_dim is anything. sums:
+// [weights.count, width]; scratch: [codes.count, width].
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void add_centers(Rows<const std::byte> codes, std::size_t head_dim,
+                                          Rows<const T> weights, T* scratch, Rows<T> sums) {
+  const std::size_t width = (head_dim + kExactLanes - 1) / kExactLanes * kExactLanes;
+  const Rows<T> centers = {scratch, codes.count, width};
+  expand_centers(codes, head_dim, centers);
+  for (std::size_t row = 0; row < sums.count; ++row) {
+    add_rows<T>(weights.row(row), centers, width, sums.row(row));
   }
 }
 
