@@ -144,7 +144,8 @@ void expect_products_of_centers(std::size_t head_dim, std::size_t num_rows, std:
           dot += product;
           size += std::fabs(product);
         }
-        EXPECT_NEAR(static_cast<double>(dots[row * 8 + s]), dot, rounding * size) << row << ' ' << s;
+        EXPECT_NEAR(static_cast<double>(dots[row * 8 + s]), dot, rounding * size)
+            << row << ' ' << s;
       }
       for (std::size_t i = 0; i < stride; ++i) {
         if (i >= head_dim && i < width) continue;  // Anything.

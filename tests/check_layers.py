@@ -50,6 +50,7 @@ NO_TEST_OF_ITS_OWN = {
     "kernels/loops/rotate.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/neon.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/scalar.hpp": "kernels_test and tile_kernels_test, by instruction set",
+    "kernels/tiles/avx512_centers.hpp": "center_code_test, by instruction set",
     "kernels/tiles/avx512_fixed_blocks.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
     "kernels/tiles/avx512_fixed_scores.hpp": "fixed_scores_test, by instruction set",
     "kernels/tiles/avx512_fixed_sums.hpp": "fixed_sums_test, by instruction set",

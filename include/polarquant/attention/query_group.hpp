@@ -142,8 +142,7 @@ class QueryGroup {
     has_center_sums_ = true;
     values_.vectors().add_centers({piece.value_centers, piece.num_spans(), values_.center_bytes()},
                                   values_.head_dim(), {span_weights_[0], num_rows_, kPageSpans},
-                                  work_.centers,
-                                  {work_.center_sums, num_rows_, work_.exact_width});
+                                  work_.centers, {work_.center_sums, num_rows_, work_.exact_width});
   }
 
   void score_exact(const ExactRun& run) noexcept {

@@ -1,5 +1,5 @@
-// Centres of spans on AVX-512: one look-up decodes sixteen coordinates in the register where they are
-// used.
+// Centres of spans on AVX-512: one look-up decodes sixteen coordinates in the register where they
+// are used.
 #pragma once
 
 #include <algorithm>
@@ -60,8 +60,7 @@ POLARQUANT_TARGET_AVX512 void dot_center_rows(Rows<const std::byte> codes, std::
 #pragma GCC unroll 4
         for (std::size_t row = 0; row < kRows; ++row) {
           const float* const place = queries.row(row) + k * num_words + first;
-          sums[row] =
-              _mm512_fmadd_ps(_mm512_maskz_loadu_ps(block.mask, place), numbers, sums[row]);
+          sums[row] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(block.mask, place), numbers, sums[row]);
         }
       }
     }
@@ -82,8 +81,7 @@ POLARQUANT_TARGET_AVX512 void add_center_rows(Rows<const std::byte> codes, std::
     for (unsigned k = 0; k < 8; ++k) {
       __m512 lanes[kRows];
       for (std::size_t row = 0; row < kRows; ++row) {
-        lanes[row] =
-            _mm512_maskz_loadu_ps(block.mask, sums.row(row) + k * num_words + first);
+        lanes[row] = _mm512_maskz_loadu_ps(block.mask, sums.row(row) + k * num_words + first);
       }
       for (std::size_t s = 0; s < codes.count; ++s) {
         const __m512 numbers = center_numbers(load_words(block, codes.row(s)), k);
