@@ -251,8 +251,9 @@ class PlainCache {
       if (slot == begin) fix_center(begin);
       for (const int side : {0, 1})
         centers_[side] = span_centers_.at(begin)[static_cast<std::size_t>(side)];
-      if (slot - begin >= kReach) {
-        remember_from(begin + kReach);
+      const std::size_t first = begin + polarquant::kSpanTokens - kReach;
+      if (slot >= first) {
+        remember_from(first);
         remembered_.push_back(in_slot(slot));
         ++remembered_end_;
       }

@@ -135,6 +135,8 @@ bool can_hold(const KVStorage<A>& storage, const SavedCounts& counts) {
   if (counts.num_summed > 0 &&
       (!storage.has_spans() || counts.num_summed > (std::min)(end, kCenterReach) ||
        counts.num_summed_rows > counts.num_summed ||
+       // All of them but those that were dropped before they were summed.
+       counts.num_summed_rows < (std::min)(counts.num_summed, end - segments.num_dropped) ||
        (end - counts.num_summed) % kSpanTokens != kSpanTokens - kCenterReach)) {
     return false;
   }
