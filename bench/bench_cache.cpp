@@ -1,5 +1,5 @@
-// What the cache costs around the kernels: exact segments beside a fully encoded cache, appending
-// token by token beside appending at once.
+// What the cache costs around the kernels: exact segments and centres beside a fully encoded cache,
+// appending token by token beside appending at once.
 
 #include <benchmark/benchmark.h>
 
@@ -90,13 +90,12 @@ int main(int argc, char** argv) {
       }
     }
   }
-  for (const bool with_exact : {false, true}) {
+  for (const char* const what : {"encoded", "exact_segments", "centred"}) {
+    const std::string kind = what;
     for (const std::size_t step : {std::size_t{1}, std::size_t{512}}) {
       benchmark::RegisterBenchmark(
-          (std::string("append/") + (with_exact ? "exact_segments" : "encoded") +
-           "/step:" + std::to_string(step))
-              .c_str(),
-          append, make_config(Arithmetic::kExact, 1, with_exact, false), step);
+          ("append/" + kind + "/step:" + std::to_string(step)).c_str(), append,
+          make_config(Arithmetic::kExact, 1, kind == "exact_segments", kind == "centred"), step);
     }
   }
   benchmark::Initialize(&argc, argv);

@@ -90,7 +90,7 @@ TYPED_TEST(KVCacheCenteringTest, ACentreIsTheMeanOf64TokensOnEachSideOfItsSpansS
                     keys.middleRows(first, end - first).rightCols(32).colwise().mean());
       expect_coarse(vector_of(cache.value_center(0, token)),
                     values.middleRows(first, end - first).leftCols(48).colwise().mean());
-      EXPECT_EQ(cache.key_center(1, token), cache.key_center(1, token + 31));
+      EXPECT_EQ(cache.key_center(1, token), cache.key_center(1, token + 63));
     }
     EXPECT_NE(cache.key_center(1, 4), cache.key_center(1, 4 + 64));
   }

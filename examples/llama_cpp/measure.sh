@@ -68,7 +68,7 @@ calibration() {  # NAME TEXTS [FLAG VALUE]...
   if [[ -e "$out/$name.calibration" ]]; then return; fi
   echo "measure.sh: calibration $name"
   "$programs/llama_calibrate" --model "$float_model" --text "$texts" \
-    --out "$out/$name.calibration" "$@"
+    --out "$out/$name.calibration" --tokens 16384 "$@"
 }
 
 calibration scales "$calibrate"

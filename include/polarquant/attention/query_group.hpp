@@ -146,7 +146,7 @@ class QueryGroup {
   }
 
   void score_exact(const ExactRun& run) noexcept {
-    const std::size_t width = ExactRows::padded_width(keys_.head_dim());
+    const std::size_t width = loops::padded_width(keys_.head_dim());
     for_blocks(run.keys, run.count, width, [&](std::size_t first, Rows<const A> block) {
       for (std::size_t row = 0; row < num_rows_; ++row) {
         keys_.vectors().dot_rows(work_.exact_queries + row * work_.exact_width, block, width,
@@ -156,7 +156,7 @@ class QueryGroup {
   }
 
   void add_exact(const ExactRun& run) noexcept {
-    const std::size_t width = ExactRows::padded_width(values_.head_dim());
+    const std::size_t width = loops::padded_width(values_.head_dim());
     for_blocks(run.values, run.count, width, [&](std::size_t first, Rows<const A> block) {
       for (std::size_t row = 0; row < num_rows_; ++row) {
         values_.vectors().add_rows(work_.weights + row * kPageTokens + first, block, width,

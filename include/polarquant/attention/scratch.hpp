@@ -24,7 +24,7 @@ struct AttentionScratch {
   AttentionScratch(const KVCodec<A>& codec, std::byte* base) {
     ScratchArena arena(base);
     exact_width =
-        ExactRows::padded_width((std::max)(codec.keys().head_dim(), codec.values().head_dim()));
+        loops::padded_width((std::max)(codec.keys().head_dim(), codec.values().head_dim()));
     prepared = arena.template take<A>(kMaxQueryRows * codec.keys().prepared_size());
     weights = arena.template take<A>(kMaxQueryRows * kPageTokens);
     sums = arena.template take<A>(kMaxQueryRows * codec.values().tile_sum_size());
@@ -47,7 +47,7 @@ struct AttentionScratch {
   A* exact_sums;            // [kMaxQueryRows, exact_width]: of exact values
   A* rotated_queries;       // [kMaxQueryRows, exact_width]
   A* center_sums;           // [kMaxQueryRows, exact_width]: of centres of values, rotated
-  A* centers;               // [kPageSpans, exact_width], expanded, rotated
+  A* centers;               // [kPageSpans, exact_width]: scratch of the kernels of centres
   A* exact_rows;            // [kTileTokens, exact_width], expanded
   std::byte* codec_scratch;
   std::size_t num_bytes;

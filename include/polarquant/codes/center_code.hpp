@@ -19,6 +19,7 @@ namespace detail {
 
 // A centre is the mean of at most so many tokens before the span's start and as many behind it.
 inline constexpr std::size_t kCenterReach = 2 * kTileTokens;
+static_assert(kCenterReach <= kSpanTokens, "the sum is of tokens of one span");
 
 // The step in bfloat16, then the indices n_i of 4 bits, i < head_dim, in ceil(head_dim / 8) words
 // of 32 bits: word j holds n_j, n_(j + words), n_(j + 2 words) and so on from its low bits on, so

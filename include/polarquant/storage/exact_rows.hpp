@@ -35,7 +35,7 @@ inline double largest_of(FloatType type) {
 class ExactRows {
  public:
   ExactRows(std::size_t head_dim, FloatType type)
-      : head_dim_(head_dim), width_(padded_width(head_dim)), type_(type) {}
+      : head_dim_(head_dim), width_(loops::padded_width(head_dim)), type_(type) {}
 
   ExactRows(const ExactRows& other) : ExactRows(other.head_dim_, other.type_) {
     resize(other.capacity_, 0, 0);
@@ -44,11 +44,6 @@ class ExactRows {
   ExactRows& operator=(const ExactRows& other) { return *this = ExactRows(other); }
   ExactRows(ExactRows&&) noexcept = default;
   ExactRows& operator=(ExactRows&&) noexcept = default;
-
-  // Entries of a padded row.
-  static std::size_t padded_width(std::size_t head_dim) {
-    return (head_dim + loops::kExactLanes - 1) / loops::kExactLanes * loops::kExactLanes;
-  }
 
   std::size_t capacity() const { return capacity_; }
   std::size_t width() const { return width_; }

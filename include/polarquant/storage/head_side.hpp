@@ -31,8 +31,7 @@ template <typename A>
 struct SideScratch {
   SideScratch(const KVCodec<A>& codec, std::byte* base) {
     ScratchArena arena(base);
-    stride =
-        ExactRows::padded_width((std::max)(codec.keys().head_dim(), codec.values().head_dim()));
+    stride = loops::padded_width((std::max)(codec.keys().head_dim(), codec.values().head_dim()));
     rows = arena.template take<A>(kTileTokens * stride);
     center = arena.template take<A>(stride);
     codec_scratch = arena.template take<std::byte>(
@@ -131,8 +130,9 @@ struct HeadSide {
 
   // ---- Centres of spans ----
 
-  // sum += the first rows of work.rows, each divided by 2 kCenterReach: no sum overflows, and as that
-  // is a power of two, it is the same whether products are fused or not. The rows' padding is zero.
+  // sum += the first rows of work.rows, each divided by 2 kCenterReach: no sum overflows, and as
+  // that is a power of two, it is the same whether products are fused or not. The rows' padding is
+  // zero.
   void add_to_sum(const Codec<A>& codec, std::size_t count, const SideScratch<A>& work) noexcept {
     A shares[kTileTokens];
     std::fill_n(shares, count, A(1) / static_cast<A>(2 * kCenterReach));

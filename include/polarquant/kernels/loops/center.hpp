@@ -57,27 +57,28 @@ POLARQUANT_ALWAYS_INLINE void expand_center(const std::byte* code, std::size_t h
   for (; j < num_words; ++j) expand_words<1>(words + 4 * j, num_words, step, center + j);
 }
 
-// centers = those of the codes, with zeros behind head_dim.
+// The centres of the codes in `scratch`, [codes.count, width], with zeros behind head_dim; width:
+// padded_width(head_dim).
 template <typename T>
-POLARQUANT_ALWAYS_INLINE void expand_centers(Rows<const std::byte> codes, std::size_t head_dim,
-                                             Rows<T> centers) {
+POLARQUANT_ALWAYS_INLINE Rows<const T> expand_centers(Rows<const std::byte> codes,
+                                                      std::size_t head_dim, T* scratch) {
+  const Rows<T> centers = {scratch, codes.count, padded_width(head_dim)};
   for (std::size_t s = 0; s < codes.count; ++s) {
     T* const center = centers.row(s);
     expand_center(codes.row(s), head_dim, center);
     for (std::size_t i = head_dim; i < centers.stride; ++i) center[i] = T(0);
   }
+  return centers;
 }
 
 // dots[row][s] = <query row, centre of code s>. queries: [dots.count, width], rotated, with zeros
-// behind head_dim; width: head_dim rounded up to kExactLanes; scratch: [codes.count, width].
+// behind head_dim; scratch: [codes.count, width].
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void dot_centers(Rows<const std::byte> codes, std::size_t head_dim,
                                           Rows<const T> queries, T* scratch, Rows<T> dots) {
-  const std::size_t width = (head_dim + kExactLanes - 1) / kExactLanes * kExactLanes;
-  const Rows<T> centers = {scratch, codes.count, width};
-  expand_centers(codes, head_dim, centers);
+  const Rows<const T> centers = expand_centers(codes, head_dim, scratch);
   for (std::size_t row = 0; row < dots.count; ++row) {
-    dot_rows<T>(queries.row(row), centers, width, dots.row(row));
+    dot_rows(queries.row(row), centers, centers.stride, dots.row(row));
   }
 }
 
@@ -86,11 +87,9 @@ POLARQUANT_ALWAYS_INLINE void dot_centers(Rows<const std::byte> codes, std::size
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void add_centers(Rows<const std::byte> codes, std::size_t head_dim,
                                           Rows<const T> weights, T* scratch, Rows<T> sums) {
-  const std::size_t width = (head_dim + kExactLanes - 1) / kExactLanes * kExactLanes;
-  const Rows<T> centers = {scratch, codes.count, width};
-  expand_centers(codes, head_dim, centers);
+  const Rows<const T> centers = expand_centers(codes, head_dim, scratch);
   for (std::size_t row = 0; row < sums.count; ++row) {
-    add_rows<T>(weights.row(row), centers, width, sums.row(row));
+    add_rows(weights.row(row), centers, centers.stride, sums.row(row));
   }
 }
 

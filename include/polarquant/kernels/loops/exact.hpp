@@ -21,6 +21,11 @@ namespace loops {
 
 inline constexpr std::size_t kExactLanes = 16;
 
+// Entries of a padded row.
+constexpr std::size_t padded_width(std::size_t head_dim) {
+  return (head_dim + kExactLanes - 1) / kExactLanes * kExactLanes;
+}
+
 // No lambdas: they do not take on the target of the function they are inlined into.
 struct Float16ToFloat {
   POLARQUANT_ALWAYS_INLINE float operator()(std::uint16_t bits) const {

@@ -2,9 +2,7 @@
 // are used.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
-#include <cstdint>
 
 #include "polarquant/base/isa.hpp"
 #include "polarquant/base/rows.hpp"
