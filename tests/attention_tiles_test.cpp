@@ -174,9 +174,9 @@ TYPED_TEST(AttentionTilesTest, PartsMergeWithThoseOfOtherTokens) {
   }
 }
 
-// Runs with centres and channel scales of their own, as an engine would make them: attention is
-// that over what they decode to.
-TYPED_TEST(AttentionTilesTest, RunsMayBeCentredAndScaled) {
+// Runs with centres and transforms of their own, as an engine would make them: attention is that
+// over what they decode to.
+TYPED_TEST(AttentionTilesTest, RunsMayBeCentredAndTransformed) {
   using Number = typename TypeParam::T;
   using Result = typename TypeParam::A;
   polarquant::Random random(23);
@@ -184,64 +184,71 @@ TYPED_TEST(AttentionTilesTest, RunsMayBeCentredAndScaled) {
   std::vector<Result> scales;
   for (int i = 0; i < 32; ++i)
     scales.push_back(static_cast<Result>(std::exp(0.5 * random.gaussian())));
-  AlignedBuffer scratch(std::max(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
-  std::vector<AlignedBuffer> memory;
-  std::vector<TileRun> runs;
-  RowMatrix<double> decoded[2] = {RowMatrix<double>(kNumTokens, 32),
-                                  RowMatrix<double>(kNumTokens, 48)};
-  for (std::size_t first = 0; first < kNumTokens;) {
-    const auto num_tiles = static_cast<std::size_t>(random_int(random, 1, 20));
-    const std::size_t count = std::min(num_tiles * kTileTokens, kNumTokens - first);
-    TileRun run;
-    run.num_tokens = count;
-    const auto side = [&](const auto& own, const RowMatrix<Number>& given, bool is_key,
-                          const std::byte*& tiles, const std::byte*& centers) {
-      memory.emplace_back(num_tiles * own.tile_bytes());
-      std::byte* const tile_memory = memory.back().data();
-      const std::size_t num_spans = (count + kSpanTokens - 1) / kSpanTokens;
-      memory.emplace_back(num_spans * own.center_bytes());
-      std::byte* const center_memory = memory.back().data();
-      std::vector<Result> center(own.head_dim());
-      for (std::size_t done = 0; done < count; done += kTileTokens) {
-        const std::size_t rows = std::min(kTileTokens, count - done);
-        std::byte* const code = center_memory + done / kSpanTokens * own.center_bytes();
-        if (done % kSpanTokens == 0) {
-          for (Result& x : center) x = static_cast<Result>(2.0 * random.gaussian());
-          own.encode_center(center.data(), code, scratch.data());
-          own.decode_center(code, center.data(), scratch.data());
+  const auto matrices = random_key_matrices(1, 32, random);
+  for (const KeyTransform<Result>& transform :
+       {KeyTransform<Result>{scales.data(), nullptr, nullptr},
+        matrices->template transform<Result>(0)}) {
+    AlignedBuffer scratch(std::max(codec.keys().scratch_bytes(), codec.values().scratch_bytes()));
+    std::vector<AlignedBuffer> memory;
+    std::vector<TileRun> runs;
+    RowMatrix<double> decoded[2] = {RowMatrix<double>(kNumTokens, 32),
+                                    RowMatrix<double>(kNumTokens, 48)};
+    for (std::size_t first = 0; first < kNumTokens;) {
+      const auto num_tiles = static_cast<std::size_t>(random_int(random, 1, 20));
+      const std::size_t count = std::min(num_tiles * kTileTokens, kNumTokens - first);
+      TileRun run;
+      run.num_tokens = count;
+      const auto side = [&](const auto& own, const RowMatrix<Number>& given, bool is_key,
+                            const std::byte*& tiles, const std::byte*& centers) {
+        memory.emplace_back(num_tiles * own.tile_bytes());
+        std::byte* const tile_memory = memory.back().data();
+        const std::size_t num_spans = (count + kSpanTokens - 1) / kSpanTokens;
+        memory.emplace_back(num_spans * own.center_bytes());
+        std::byte* const center_memory = memory.back().data();
+        std::vector<Result> center(own.head_dim());
+        for (std::size_t done = 0; done < count; done += kTileTokens) {
+          const std::size_t rows = std::min(kTileTokens, count - done);
+          std::byte* const code = center_memory + done / kSpanTokens * own.center_bytes();
+          if (done % kSpanTokens == 0) {
+            for (Result& x : center) x = static_cast<Result>(2.0 * random.gaussian());
+            own.encode_center(center.data(), code, scratch.data());
+            own.decode_center(code, center.data(), scratch.data());
+          }
+          const Conditioning<Result> change = {is_key ? transform : KeyTransform<Result>{},
+                                               center.data()};
+          std::byte* const tile = tile_memory + done / kTileTokens * own.tile_bytes();
+          EXPECT_EQ(own.encode_tile(TokenRows<Number>::rows_of(given).block(first + done, rows), 0,
+                                    tile, scratch.data(), change)
+                        .num_encoded,
+                    rows);
+          RowMatrix<Result> back(static_cast<Index>(rows), static_cast<Index>(own.head_dim()));
+          own.decode_tile(tile, {back.data(), back.rows(), back.cols()}, scratch.data(), change);
+          decoded[!is_key].middleRows(static_cast<Index>(first + done), static_cast<Index>(rows)) =
+              back.template cast<double>();
         }
-        const Conditioning<Result> change = {is_key ? scales.data() : nullptr, center.data()};
-        std::byte* const tile = tile_memory + done / kTileTokens * own.tile_bytes();
-        EXPECT_EQ(own.encode_tile(TokenRows<Number>::rows_of(given).block(first + done, rows), 0,
-                                  tile, scratch.data(), change)
-                      .num_encoded,
-                  rows);
-        RowMatrix<Result> back(static_cast<Index>(rows), static_cast<Index>(own.head_dim()));
-        own.decode_tile(tile, {back.data(), back.rows(), back.cols()}, scratch.data(), change);
-        decoded[!is_key].middleRows(static_cast<Index>(first + done), static_cast<Index>(rows)) =
-            back.template cast<double>();
-      }
-      tiles = tile_memory;
-      centers = center_memory;
-    };
-    side(codec.keys(), this->tokens_.keys, true, run.keys, run.key_centers);
-    side(codec.values(), this->tokens_.values, false, run.values, run.value_centers);
-    runs.push_back(run);
-    first += count;
-  }
-  for (int trial = 0; trial < 10; ++trial) {
-    const PlainOptions plain = random_options(random, 5, 3, static_cast<Index>(kNumTokens));
-    const OptionsOf<Result> options(plain);
-    RowMatrix<Result> output(5, 144);
-    attend_tiles(codec, {runs.data(), runs.size()}, this->queries_of(0, 5), 3,
-                 Rows<Result>(output.data(), 5, 144), this->scratch_.data(), options.get(),
-                 scales.data());
-    const RowMatrix<double> expected = plain_attention(
-        {decoded[0]}, {decoded[1]}, this->queries_.topRows(5).leftCols(96).template cast<double>(),
-        plain, std::vector<bool>(kNumTokens));
-    ASSERT_LE((output.template cast<double>() - expected).cwiseAbs().maxCoeff(),
-              30 * attention_tolerance<Number>(48))
-        << "trial " << trial;
+        tiles = tile_memory;
+        centers = center_memory;
+      };
+      side(codec.keys(), this->tokens_.keys, true, run.keys, run.key_centers);
+      side(codec.values(), this->tokens_.values, false, run.values, run.value_centers);
+      runs.push_back(run);
+      first += count;
+    }
+    for (int trial = 0; trial < 10; ++trial) {
+      const PlainOptions plain = random_options(random, 5, 3, static_cast<Index>(kNumTokens));
+      const OptionsOf<Result> options(plain);
+      RowMatrix<Result> output(5, 144);
+      attend_tiles(codec, {runs.data(), runs.size()}, this->queries_of(0, 5), 3,
+                   Rows<Result>(output.data(), 5, 144), this->scratch_.data(), options.get(),
+                   transform);
+      const RowMatrix<double> expected =
+          plain_attention({decoded[0]}, {decoded[1]},
+                          this->queries_.topRows(5).leftCols(96).template cast<double>(), plain,
+                          std::vector<bool>(kNumTokens));
+      ASSERT_LE((output.template cast<double>() - expected).cwiseAbs().maxCoeff(),
+                30 * attention_tolerance<Number>(48))
+          << "trial " << trial;
+    }
   }
 }
 

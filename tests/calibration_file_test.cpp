@@ -10,6 +10,7 @@
 #include <fstream>
 #include <istream>
 #include <limits>
+#include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -22,6 +23,7 @@ namespace {
 
 using polarquant::Calibration;
 using polarquant::CalibrationShape;
+using polarquant::KeyMatrices;
 using polarquant::load_calibration;
 using polarquant::detail::Checksum;
 using polarquant_test::Bytes;
@@ -36,6 +38,20 @@ Calibration example() {
   calibration.set_key_scales(2, {1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f}, {1, 10});
   calibration.set_bits(2, 3.25, 2.25);
   calibration.set_bits(4, 0.0, 4.25);
+  return calibration;
+}
+
+// Layers with matrices and with scales. Heads of 3 channels have triangles of 6 entries.
+Calibration matrices_example() {
+  Calibration calibration({3, 2, 3});
+  calibration.set_key_matrices(
+      0,
+      std::make_shared<const KeyMatrices>(2, 3,
+                                          std::vector<float>{2.0f, 0.5f, 1.0f, -0.25f, 0.125f, 3.0f,
+                                                             1.0f, 0.0f, 2.0f, 0.0f, 0.5f, 4.0f}),
+      {4, 8192});
+  calibration.set_key_scales(1, {1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f}, {1, 10});
+  calibration.set_bits(0, 3.25, 2.25);
   return calibration;
 }
 
@@ -82,7 +98,7 @@ void sign(Bytes& bytes) {
 
 TEST(CalibrationFileTest, ComesBackFromMemoryStreamsAndFiles) {
   for (const Calibration& calibration :
-       {example(), Calibration({1, 1, 1}), Calibration({100, 8, 128})}) {
+       {example(), matrices_example(), Calibration({1, 1, 1}), Calibration({100, 8, 128})}) {
     const Bytes bytes = saved_calibration(calibration);
     EXPECT_EQ(load_calibration(bytes.data(), bytes.size()), calibration);
     EXPECT_EQ(load_calibration(bytes.data(), bytes.size()).checksum(), calibration.checksum());
@@ -129,6 +145,21 @@ TEST(CalibrationFileTest, TheBytesAreThoseOfTheFormat) {
   EXPECT_EQ(sum.value(), 14350023757362102836u);
 }
 
+TEST(CalibrationFileTest, MatricesAreTriangles) {
+  const Bytes bytes = saved_calibration(matrices_example());
+  ASSERT_EQ(bytes.size(), 32u + (24 + 40) + (24 + 2 * 48) + (24 + 18 * 4));
+  const auto sections = polarquant_test::sections_of(bytes);
+  const std::uint64_t numbers[2][4] = {{0, 4, 8192, 12}, {1, 1, 10, 6}};
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    EXPECT_EQ(std::memcmp(sections.at("LAYS").data() + 48 * layer, numbers[layer], 32), 0);
+  }
+  const float entries[] = {2.0f, 0.5f, 1.0f, -0.25f, 0.125f, 3.0f, 1.0f, 0.0f, 2.0f,
+                           0.0f, 0.5f, 4.0f, 1.0f,   2.0f,   3.0f, 4.0f, 5.0f, 6.0f};
+  EXPECT_EQ(std::memcmp(sections.at("SCAL").data(), entries, sizeof entries), 0);
+  // The checksum of the calibration is that of the other kind's numbers too.
+  EXPECT_EQ(number_at(sections.at("SIZE"), 32), matrices_example().checksum());
+}
+
 TEST(CalibrationFileTest, IsSmall) {
   // At most 1 KB per layer and KV head at a width of 128, even for a single one.
   for (const CalibrationShape& shape :
@@ -142,6 +173,15 @@ TEST(CalibrationFileTest, IsSmall) {
         static_cast<std::size_t>(shape.num_layers) * static_cast<std::size_t>(shape.num_kv_heads);
     EXPECT_LE(saved_bytes(calibration), 1024 * num_heads);
     EXPECT_GE(saved_bytes(calibration), 512 * num_heads);
+    // Matrices: as much as all their entries as halves, and a little.
+    polarquant::Random random(1);
+    const auto matrices =
+        polarquant_test::random_key_matrices(shape.num_kv_heads, shape.head_dim, random);
+    for (int layer = 0; layer < shape.num_layers; ++layer) {
+      calibration.set_key_matrices(layer, matrices);
+    }
+    EXPECT_LE(saved_bytes(calibration), 33536 * num_heads);
+    EXPECT_GE(saved_bytes(calibration), 33024 * num_heads);
   }
 }
 
@@ -154,12 +194,13 @@ TEST(CalibrationFileTest, TooLittleMemoryIsAnError) {
 // ---- Damage ----
 
 TEST(CalibrationFileTest, EveryFlippedBitIsDetected) {
-  const Bytes bytes = saved_calibration(example());
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    for (int bit = 0; bit < 8; ++bit) {
-      Bytes damaged = bytes;
-      damaged[i] ^= static_cast<std::byte>(1 << bit);
-      EXPECT_NE(error_of(damaged), "") << "byte " << i << ", bit " << bit;
+  for (const Bytes& bytes : {saved_calibration(example()), saved_calibration(matrices_example())}) {
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      for (int bit = 0; bit < 8; ++bit) {
+        Bytes damaged = bytes;
+        damaged[i] ^= static_cast<std::byte>(1 << bit);
+        EXPECT_NE(error_of(damaged), "") << "byte " << i << ", bit " << bit;
+      }
     }
   }
 }
@@ -215,7 +256,7 @@ TEST(CalibrationFileTest, WrongContentIsNamed) {
   }
   expect_error(size, std::uint64_t{4}, "layer 4 of 4, out of range");
   expect_error(size, std::uint64_t{6}, "checksum of the calibration");
-  expect_error(size + 8, std::uint64_t{3}, "has 6 scales, must have 9");
+  expect_error(size + 8, std::uint64_t{3}, "has 6 numbers, must have 9 scales, 18 entries");
   expect_error(size + 24, std::uint64_t{6}, "6 layers of a model of 5");
   expect_error(size + 24, absurd, "layers of a model of 5");
   expect_error(size + 24, std::uint64_t{2}, "section \"LAYS\" has 144 bytes, must have 96");
@@ -223,9 +264,9 @@ TEST(CalibrationFileTest, WrongContentIsNamed) {
   expect_error(layers, std::uint64_t{5}, "layer 5 of 5, out of range");
   expect_error(layers + 48, std::uint64_t{0}, "layer 0 of 5, out of range or of order");
   expect_error(layers, std::uint64_t{1}, "checksum of the calibration is wrong");
-  expect_error(layers + 24, std::uint64_t{5}, "has 5 scales, must have 6 or none");
-  expect_error(layers + 48 + 24, std::uint64_t{0}, "3 layers and 6 scales in 336 bytes");
-  expect_error(layers + 24, std::uint64_t{0}, "layer 0 has 0 and 0 bits and 0 scales");
+  expect_error(layers + 24, std::uint64_t{5}, "has 5 numbers, must have 6 scales, 12 entries");
+  expect_error(layers + 48 + 24, std::uint64_t{0}, "3 layers and 6 numbers in 336 bytes");
+  expect_error(layers + 24, std::uint64_t{0}, "layer 0 has 0 and 0 bits and 0 numbers");
   for (const double bits : {-1.0, 65.0, std::nan(""), HUGE_VAL}) {
     expect_error(layers + 48 + 32, bits, "layer 2 has");
     expect_error(layers + 48 + 40, bits, "layer 2 has");
@@ -235,7 +276,25 @@ TEST(CalibrationFileTest, WrongContentIsNamed) {
   }
   expect_error(scales, 1.5f, "checksum of the calibration is wrong");
   expect_error(16, std::uint64_t{344}, "truncated");
-  expect_error(16, std::uint64_t{335}, "3 layers and 12 scales in 335 bytes");
+  expect_error(16, std::uint64_t{335}, "3 layers and 12 numbers in 335 bytes");
+}
+
+TEST(CalibrationFileTest, WrongMatricesAreNamed) {
+  const Bytes bytes = saved_calibration(matrices_example());
+  const std::size_t entries = begin_of(bytes, "SCAL") + 16;
+  const auto error = [&](std::size_t entry, float number) {
+    Bytes damaged = bytes;
+    put(damaged, entries + 4 * entry, number);
+    sign(damaged);
+    return error_of(damaged);
+  };
+  const std::string begin = "polarquant: loading: layer 0: the key matrix of KV head ";
+  EXPECT_EQ(error(4, std::nanf("")),
+            begin + "0 has a NaN or an infinity in row 2, column 1: damaged");
+  EXPECT_EQ(error(8, -2.0f), begin + "1 is not positive definite: damaged");
+  EXPECT_EQ(error(7, 1.5f), begin + "1 is not positive definite: damaged");
+  EXPECT_EQ(error(11, 1e7f), begin + "1 has a condition of 1e+07, must be at most 100000: damaged");
+  EXPECT_NE(error(1, 0.25f).find("checksum of the calibration is wrong"), std::string::npos);
 }
 
 // Random changes under right checksums: an error of the kind that is documented, or a calibration

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -18,6 +19,7 @@ namespace {
 
 using polarquant::Calibration;
 using polarquant::CalibrationShape;
+using polarquant::KeyMatrices;
 using polarquant::LayerCalibration;
 using polarquant_test::expect_invalid;
 
@@ -27,6 +29,19 @@ std::vector<float> scales_of(float first) {
   std::vector<float> scales;
   for (int i = 0; i < 8; ++i) scales.push_back(first + 0.25f * static_cast<float>(i));
   return scales;
+}
+
+// Positive definite: their diagonals outweigh the rest.
+std::shared_ptr<const KeyMatrices> some_matrices(std::size_t num_kv_heads = 2,
+                                                 std::size_t head_dim = 4) {
+  std::vector<float> triangles;
+  for (std::size_t head = 0; head < num_kv_heads; ++head) {
+    for (std::size_t i = 0; i < head_dim; ++i) {
+      triangles.insert(triangles.end(), i, 0.125f);
+      triangles.push_back(static_cast<float>(1 + head + i));
+    }
+  }
+  return std::make_shared<const KeyMatrices>(num_kv_heads, head_dim, triangles);
 }
 
 // A layer with scales and bits, one with bits, one that is not there.
@@ -86,6 +101,7 @@ TEST(CalibrationTest, TheChecksumCoversWhatDecidesCodes) {
   other([](Calibration& c) { c.set_bits(1, 3.25, 4.25); });
   other([](Calibration& c) { c.set_key_scales(1, scales_of(0.5f)); });
   other([](Calibration& c) { c.set_key_scales(0, scales_of(0.75f)); });
+  other([](Calibration& c) { c.set_key_matrices(0, some_matrices()); });
   other([](Calibration& c) {
     std::vector<float> scales = c.layer(0).key_scales;
     std::swap(scales[0], scales[7]);
@@ -113,6 +129,23 @@ TEST(CalibrationTest, TheChecksumCoversWhatDecidesCodes) {
   EXPECT_EQ(same, calibration);
 }
 
+TEST(CalibrationTest, ScalesAndMatricesReplaceEachOther) {
+  Calibration calibration = example();
+  const auto matrices = some_matrices();
+  calibration.set_key_matrices(0, matrices, {7, 70});
+  EXPECT_TRUE(calibration.layer(0).key_scales.empty());
+  EXPECT_EQ(calibration.layer(0).key_matrices, matrices);
+  EXPECT_EQ(calibration.layer(0).transform_numbers(), matrices->triangles());
+  EXPECT_EQ(calibration.layer(0).key_bits, 3.25);
+  EXPECT_EQ(calibration.counts(0).num_queries, 70u);
+  Calibration same = example();
+  same.set_key_matrices(0, some_matrices(), {7, 70});
+  EXPECT_EQ(same, calibration);  // by their numbers
+  calibration.set_key_scales(0, scales_of(0.5f), {2, 300});
+  EXPECT_EQ(calibration, example());
+  EXPECT_EQ(calibration.layer(0).transform_numbers(), scales_of(0.5f));
+}
+
 TEST(CalibrationTest, TheChecksumIsTheSameOnEveryMachine) {
   EXPECT_EQ(example().checksum(), 12308318121419832652u);
 }
@@ -128,6 +161,11 @@ TEST(CalibrationTest, BadInputChangesNothing) {
   error([&] { calibration.set_key_scales(0, std::vector<float>(7, 1.0f)); },
         {"7 scales", "num_kv_heads * head_dim = 8"});
   error([&] { calibration.set_key_scales(0, {}); }, {"0 scales", "= 8"});
+  error([&] { calibration.set_key_matrices(0, some_matrices(1)); },
+        {"of 1 KV heads of width 4", "must be of 2 of width 4"});
+  error([&] { calibration.set_key_matrices(0, some_matrices(2, 5)); },
+        {"of 2 KV heads of width 5", "must be of 2 of width 4"});
+  error([&] { calibration.set_key_matrices(3, some_matrices()); }, {"layer 3", "has 3 layers"});
   for (const float bad : {0.0f, -1.0f, std::numeric_limits<float>::infinity(),
                           std::numeric_limits<float>::quiet_NaN()}) {
     std::vector<float> scales = scales_of(1.0f);

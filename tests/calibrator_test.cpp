@@ -19,6 +19,7 @@ namespace {
 
 using Eigen::Index;
 using polarquant::Calibration;
+using polarquant::CalibrationKind;
 using polarquant::Calibrator;
 using polarquant::CalibratorShape;
 using polarquant::Random;
@@ -46,8 +47,13 @@ Matrix centered(const Matrix& keys, Index num_sinks) {
   return result;
 }
 
-Matrix plain_moments(const CalibratorShape& shape, int kv_head, const Matrix& queries,
-                     const Matrix& keys, const PlainOptions& options) {
+struct PlainMoments {
+  Matrix channels;                        // M
+  polarquant::KeyMatrixMoments matrices;  // C_q, C_k
+};
+
+PlainMoments plain_moments(const CalibratorShape& shape, int kv_head, const Matrix& queries,
+                           const Matrix& keys, const PlainOptions& options) {
   const Index d = shape.head_dim;
   const Index num_tokens = keys.rows();
   const Index num_sinks = static_cast<Index>(shape.num_sink_tokens);
@@ -56,7 +62,8 @@ Matrix plain_moments(const CalibratorShape& shape, int kv_head, const Matrix& qu
   const Matrix errors = centered(own, num_sinks);
   const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d)));
   const Index first_position = options.first_position.value_or(num_tokens - queries.rows());
-  Matrix moments = Matrix::Zero(d, d);
+  const Matrix zero = Matrix::Zero(d, d);
+  PlainMoments moments{zero, {zero, zero}};
   for (Index head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     const auto head_index = static_cast<std::size_t>(head);
     for (Index query = 0; query < queries.rows(); ++query) {
@@ -85,10 +92,13 @@ Matrix plain_moments(const CalibratorShape& shape, int kv_head, const Matrix& qu
       for (Index token = num_sinks; token < num_tokens; ++token) {
         const double weight = weights[static_cast<std::size_t>(token)];
         if (weight == 0.0) continue;
+        const double square = weight * weight / (sum * sum);
+        const Eigen::RowVectorXd error = errors.row(token);
         for (Index i = 0; i < d; ++i) {
           for (Index j = 0; j < d; ++j) {
-            moments(i, j) +=
-                weight * weight / (sum * sum) * q[i] * q[i] * errors(token, j) * errors(token, j);
+            moments.channels(i, j) += square * q[i] * q[i] * error[j] * error[j];
+            moments.matrices.queries(i, j) += square * error.squaredNorm() * q[i] * q[j];
+            moments.matrices.keys(i, j) += square * q.squaredNorm() * error[i] * error[j];
           }
         }
       }
@@ -117,7 +127,7 @@ TYPED_TEST(CalibratorTest, MomentsFollowTheirDefinition) {
   for (int trial = 0; trial < 40; ++trial) {
     const int num_kv_heads = random_int(random, 1, 2);
     CalibratorShape shape{2, num_kv_heads, num_kv_heads * random_int(random, 1, 3),
-                          random_int(random, 1, 9), 0};
+                          random_int(random, 2, 9), 0};
     shape.num_sink_tokens = static_cast<std::size_t>(random_int(random, 0, 5));
     const Index num_tokens = static_cast<Index>(shape.num_sink_tokens) +
                              random_int(random, 1, trial % 4 == 0 ? 400 : 90);
@@ -136,14 +146,19 @@ TYPED_TEST(CalibratorTest, MomentsFollowTheirDefinition) {
         trial < 5 ? PlainOptions{}
                   : random_options(random, num_queries, shape.num_query_heads, num_tokens);
     const OptionsOf<A> options(plain);
-    Calibrator calibrator(shape);
+    Calibrator calibrator(shape), matrices(shape, CalibrationKind::kMatrices);
     calibrator.add_window<T>(1, queries, keys, options.get());
+    matrices.add_window<T>(1, queries, keys, options.get());
     for (int head = 0; head < num_kv_heads; ++head) {
-      expect_close(calibrator.moments(1, head),
-                   plain_moments(shape, head, queries.template cast<double>(),
-                                 keys.template cast<double>(), plain),
-                   tolerance);
+      const PlainMoments expected = plain_moments(shape, head, queries.template cast<double>(),
+                                                  keys.template cast<double>(), plain);
+      expect_close(calibrator.moments(1, head), expected.channels, tolerance);
       EXPECT_EQ(calibrator.moments(0, head), Matrix::Zero(shape.head_dim, shape.head_dim));
+      const polarquant::KeyMatrixMoments found = matrices.matrix_moments(1, head);
+      expect_close(found.queries, expected.matrices.queries, tolerance);
+      expect_close(found.keys, expected.matrices.keys, tolerance);
+      EXPECT_EQ(matrices.matrix_moments(0, head).keys,
+                Matrix::Zero(shape.head_dim, shape.head_dim));
     }
     EXPECT_EQ(calibrator.counts(1).num_windows, 1u);
     EXPECT_EQ(calibrator.counts(1).num_queries, static_cast<std::uint64_t>(num_queries));
@@ -314,6 +329,57 @@ TEST(CalibratorSumTest, ScalesAreThoseOfTheMoments) {
   Calibrator constant(kShape);
   constant.add_window<double>(0, window_queries(1), Matrix::Ones(150, 16));
   EXPECT_EQ(constant.finish().layer(0).key_scales, std::vector<float>(16, 1.0f));
+}
+
+TEST(CalibratorSumTest, MatricesAreThoseOfTheMoments) {
+  Calibrator calibrator(kShape, CalibrationKind::kMatrices), first(kShape, calibrator.kind()),
+      second(kShape, calibrator.kind());
+  EXPECT_FALSE(calibrator.finish().has_layer(0));
+  for (const std::uint64_t seed : {1, 2}) {
+    add(calibrator, 1, seed);
+    add(seed == 1 ? second : first, 1, seed);
+  }
+  first.merge(second);
+  const Calibration found = calibrator.finish({}, {0.25, 0.5});
+  EXPECT_FALSE(found.has_layer(0));
+  EXPECT_EQ(found.counts(1).num_windows, 2u);
+  EXPECT_TRUE(found.layer(1).key_scales.empty());
+  ASSERT_NE(found.layer(1).key_matrices, nullptr);
+  for (int head = 0; head < 2; ++head) {
+    const polarquant::KeyMatrixMoments moments = calibrator.matrix_moments(1, head);
+    expect_close(first.matrix_moments(1, head).queries, moments.queries, 1e-13);
+    expect_close(first.matrix_moments(1, head).keys, moments.keys, 1e-13);
+    const Matrix expected = polarquant::key_matrix(moments, {0.25, 0.5});
+    const auto transform =
+        found.layer(1).key_matrices->transform<double>(static_cast<std::size_t>(head));
+    for (Index i = 0; i < 8; ++i) {
+      for (Index j = 0; j < 8; ++j) {
+        EXPECT_NEAR(static_cast<double>(transform.matrix[i * 8 + j]), expected(i, j), 1e-6);
+      }
+    }
+  }
+  // Keys that are all alike have no error to avoid.
+  Calibrator constant(kShape, CalibrationKind::kMatrices);
+  constant.add_window<double>(0, window_queries(1), Matrix::Ones(150, 16));
+  const polarquant::LayerCalibration layer = constant.finish().layer(0);
+  const auto unit = layer.key_matrices->transform<double>(1);
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(unit.matrix[i], i % 9 == 0 ? 1.0f : 0.0f);
+}
+
+TEST(CalibratorSumTest, KindsAreNotMixed) {
+  Calibrator scales(kShape), matrices(kShape, CalibrationKind::kMatrices);
+  add(matrices, 0, 1);
+  expect_invalid([&] { scales.merge(matrices); }, {"for scales and for matrices"});
+  EXPECT_EQ(scales.counts(0).num_windows, 0u);
+  expect_invalid([&] { matrices.moments(0, 0); }, {"the other kind"});
+  expect_invalid([&] { scales.matrix_moments(0, 0); }, {"the other kind"});
+  expect_invalid(
+      [] {
+        Calibrator({1, 1, 1, 1}, CalibrationKind::kMatrices);
+      },
+      {"head_dim 1", "at least 2"});
+  expect_invalid([] { Calibrator(kShape, static_cast<CalibrationKind>(7)); },
+                 {"calibration kind is 7"});
 }
 
 // ---- Bad input ----

@@ -1,5 +1,5 @@
 // Channel scales and centres in the calls of a codec: on rows and on tiles.
-#include "polarquant/codec/conditioning.hpp"
+#include "polarquant/codes/conditioning.hpp"
 
 #include <gtest/gtest.h>
 
@@ -14,6 +14,7 @@ namespace {
 
 using polarquant::Codec;
 using polarquant::Conditioning;
+using polarquant::KeyTransform;
 using polarquant_test::gaussian_vector;
 
 constexpr std::size_t kWidth = 32;
@@ -29,6 +30,8 @@ class ConditioningTest : public testing::Test {
     for (std::size_t i = 0; i < kWidth; ++i) {
       scales_.push_back(static_cast<A>(std::exp2(static_cast<double>(i % 7) - 3.0) * 1.1));
     }
+    polarquant::Random random(4);
+    matrices_ = polarquant_test::random_key_matrices(1, kWidth, random);
     code_.resize(codec().center_bytes());
     center_.resize(kWidth);
     const std::vector<A> mean = gaussian_vector<A>(kWidth, 2, 3.0);
@@ -38,19 +41,47 @@ class ConditioningTest : public testing::Test {
 
   const Codec<A>& codec() const { return codec_->keys(); }
   std::vector<Conditioning<A>> conditionings() const {
-    return {
-        {}, {scales_.data(), nullptr}, {nullptr, center_.data()}, {scales_.data(), center_.data()}};
+    std::vector<Conditioning<A>> result;
+    for (const KeyTransform<A>& transform :
+         {KeyTransform<A>{}, KeyTransform<A>{scales_.data(), nullptr, nullptr},
+          matrices_->template transform<A>(0)}) {
+      result.push_back({transform, nullptr});
+      result.push_back({transform, center_.data()});
+    }
+    return result;
   }
 
+  // Rows times a matrix, sums in order; null: the rows.
+  static std::vector<A> product(std::vector<A> rows, const float* matrix) {
+    const std::vector<A> given = rows;
+    for (std::size_t i = 0; matrix != nullptr && i < rows.size(); ++i) {
+      rows[i] = A(0);
+      for (std::size_t j = 0; j < kWidth; ++j) {
+        rows[i] = std::fma(given[i / kWidth * kWidth + j],
+                           static_cast<A>(matrix[j * kWidth + i % kWidth]), rows[i]);
+      }
+    }
+    return rows;
+  }
   // What is encoded.
   std::vector<A> conditioned(const Conditioning<A>& change) const {
     std::vector<A> result;
+    for (const T entry : given_) result.push_back(static_cast<A>(entry));
+    result = product(result, change.transform.matrix);
     for (std::size_t i = 0; i < given_.size(); ++i) {
-      const A scale = change.scales == nullptr ? A(1) : change.scales[i % kWidth];
+      const A* const scales = change.transform.scales;
       const A center = change.center == nullptr ? A(0) : change.center[i % kWidth];
-      result.push_back(std::fma(scale, static_cast<A>(given_[i]), -center));
+      result[i] = std::fma(scales == nullptr ? A(1) : scales[i % kWidth], result[i], -center);
     }
     return result;
+  }
+  // And back.
+  static std::vector<A> restored(std::vector<A> rows, const Conditioning<A>& change) {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (change.center != nullptr) rows[i] += change.center[i % kWidth];
+      if (change.transform.scales != nullptr) rows[i] /= change.transform.scales[i % kWidth];
+    }
+    return product(rows, change.transform.inverse);
   }
   polarquant::Rows<const T> rows() const { return {given_.data(), kRows, kWidth}; }
 
@@ -59,6 +90,7 @@ class ConditioningTest : public testing::Test {
   polarquant::AlignedBuffer scratch_{codec_->keys().scratch_bytes()};
   std::vector<T> given_ = gaussian_vector<T>(kRows * kWidth, 1, 2.0);
   std::vector<A> scales_, center_;
+  std::shared_ptr<const polarquant::KeyMatrices> matrices_;
   std::vector<std::byte> code_;
 };
 TYPED_TEST_SUITE(ConditioningTest, polarquant_test::CacheCases, );
@@ -86,11 +118,7 @@ TYPED_TEST(ConditioningTest, RowsAreEncodedAsIfTheyHadBeenConditionedBefore) {
                          this->scratch_.data(), change);
     this->codec().decode({codes.data(), kRows, num_bytes}, {plain.data(), kRows, kWidth},
                          this->scratch_.data());
-    for (std::size_t i = 0; i < decoded.size(); ++i) {
-      const Number center = change.center == nullptr ? Number(0) : change.center[i % kWidth];
-      const Number scale = change.scales == nullptr ? Number(1) : change.scales[i % kWidth];
-      EXPECT_EQ(decoded[i], (plain[i] + center) / scale);
-    }
+    EXPECT_EQ(decoded, this->restored(plain, change));
   }
 }
 
@@ -140,7 +168,7 @@ TYPED_TEST(ConditioningTest, ScoresAreThoseOfTheDecodedRows) {
     polarquant::AlignedBuffer prepared(codec.prepared_size() * sizeof(Number));
     std::vector<Number> rotated(kWidth), center(kWidth + 8);
     codec.prepare_query(query.data(), prepared.template as<Number>(), this->scratch_.data(),
-                        Number(2), change.scales, rotated.data());
+                        Number(2), change.transform, rotated.data());
     double shift = 0.0;
     if (change.center != nullptr) {
       codec.vectors().expand_center(this->code_.data(), kWidth, center.data());

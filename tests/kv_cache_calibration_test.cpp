@@ -1,11 +1,14 @@
-// Channel scales of keys in a cache: scores stay what they are, and errors go where the scales send
-// them.
+// Channel scales and matrices of keys in a cache: scores stay what they are, and errors go where
+// the transform sends them.
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kv_cache_test_util.hpp"
@@ -40,6 +43,18 @@ class KVCacheCalibrationTest : public testing::Test {
     config.calibration.key_scales = some_scales(config);
     return config;
   }
+  static KVCacheConfig with_matrices(KVCacheConfig config) {
+    polarquant::Random random(12);
+    config.calibration = {};
+    config.calibration.key_matrices = random_key_matrices(2, 32, random);
+    return config;
+  }
+  // With scales, and with matrices.
+  static std::vector<KVCacheConfig> configs_of(Centering centering, std::size_t num_sinks = 3,
+                                               std::size_t num_recent = 40) {
+    const KVCacheConfig config = config_of(centering, num_sinks, num_recent);
+    return {config, with_matrices(config)};
+  }
   KVCache<T> filled(const KVCacheConfig& config, Index count = 400) const {
     KVCache<T> cache = make_cache<T>(config);
     tokens_.append_to(cache, 0, count);
@@ -55,20 +70,22 @@ constexpr Centering kCenterings[] = {Centering::kNone, Centering::kGiven, Center
 
 TYPED_TEST(KVCacheCalibrationTest, ScoresAreThoseOfTheDecodedKeys) {
   for (const Centering centering : kCenterings) {
-    const auto cache = this->filled(TestFixture::config_of(centering));
-    ASSERT_GT(cache.num_encoded_tokens(), 300u);
-    const auto scores = cache.attention_scores(this->queries_);
-    for (Index head = 0; head < 6; ++head) {
-      const RowMatrix<double> keys =
-          cache.decode_keys(static_cast<int>(head / 3)).template cast<double>();
-      const RowMatrix<double> expected =
-          this->queries_.middleCols(head * 32, 32).template cast<double>() * keys.transpose();
-      for (Index query = 0; query < 4; ++query) {
-        // Sums of terms up to six times as large.
-        EXPECT_LE((scores.row(query * 6 + head).template cast<double>() - expected.row(query))
-                      .cwiseAbs()
-                      .maxCoeff(),
-                  300 * attention_tolerance<typename TypeParam::T>(1));
+    for (const KVCacheConfig& config : TestFixture::configs_of(centering)) {
+      const auto cache = this->filled(config);
+      ASSERT_GT(cache.num_encoded_tokens(), 300u);
+      const auto scores = cache.attention_scores(this->queries_);
+      for (Index head = 0; head < 6; ++head) {
+        const RowMatrix<double> keys =
+            cache.decode_keys(static_cast<int>(head / 3)).template cast<double>();
+        const RowMatrix<double> expected =
+            this->queries_.middleCols(head * 32, 32).template cast<double>() * keys.transpose();
+        for (Index query = 0; query < 4; ++query) {
+          // Sums of terms up to six times as large.
+          EXPECT_LE((scores.row(query * 6 + head).template cast<double>() - expected.row(query))
+                        .cwiseAbs()
+                        .maxCoeff(),
+                    300 * attention_tolerance<typename TypeParam::T>(1));
+        }
       }
     }
   }
@@ -77,9 +94,9 @@ TYPED_TEST(KVCacheCalibrationTest, ScoresAreThoseOfTheDecodedKeys) {
 TYPED_TEST(KVCacheCalibrationTest, AttentionIsThatOverTheDecodedRowsWithAnyOptions) {
   polarquant::Random random(5);
   for (int trial = 0; trial < 40; ++trial) {
-    const auto cache = this->filled(TestFixture::config_of(
+    const auto cache = this->filled(TestFixture::configs_of(
         kCenterings[trial % 3], static_cast<std::size_t>(random_int(random, 0, 5)),
-        static_cast<std::size_t>(random_int(random, 0, 90))));
+        static_cast<std::size_t>(random_int(random, 0, 90)))[trial / 3 % 2]);
     const PlainOptions plain = random_options(random, 4, 6, 400);
     const OptionsOf<typename TypeParam::A> options(plain);
     const RowMatrix<double> expected = plain_attention(cache, this->queries_, plain);
@@ -102,15 +119,60 @@ TYPED_TEST(KVCacheCalibrationTest, ScalesOf1AreNoScales) {
   EXPECT_EQ(cache.attention_scores(this->queries_), other.attention_scores(this->queries_));
 }
 
-TYPED_TEST(KVCacheCalibrationTest, AnUncompressedSideIsNotScaled) {
-  KVCacheConfig config = TestFixture::config_of(Centering::kLocal);
-  config.key_format = PolarFormat::uncompressed(32, FloatType::kFloat32);
-  KVCacheConfig plain = config;
-  plain.calibration = {};
-  const auto cache = this->filled(config), other = this->filled(plain);
-  EXPECT_TRUE(state_of(cache) == state_of(other));
-  EXPECT_EQ(cache.attend(this->queries_), other.attend(this->queries_));
-  EXPECT_EQ(cache.attention_scores(this->queries_), other.attention_scores(this->queries_));
+TYPED_TEST(KVCacheCalibrationTest, AnUncompressedSideIsNotTransformed) {
+  for (KVCacheConfig config : TestFixture::configs_of(Centering::kLocal)) {
+    config.key_format = PolarFormat::uncompressed(32, FloatType::kFloat32);
+    KVCacheConfig plain = config;
+    plain.calibration = {};
+    const auto cache = this->filled(config), other = this->filled(plain);
+    EXPECT_TRUE(state_of(cache) == state_of(other));
+    EXPECT_EQ(cache.attend(this->queries_), other.attend(this->queries_));
+    EXPECT_EQ(cache.attention_scores(this->queries_), other.attention_scores(this->queries_));
+  }
+}
+
+TYPED_TEST(KVCacheCalibrationTest, ADiagonalMatrixIsScales) {
+  const KVCacheConfig config = TestFixture::config_of(Centering::kLocal);
+  std::vector<float> triangles;
+  for (std::size_t head = 0; head < 2; ++head) {
+    for (std::size_t i = 0; i < 32; ++i) {
+      triangles.insert(triangles.end(), i, 0.0f);
+      triangles.push_back(config.calibration.key_scales[32 * head + i]);
+    }
+  }
+  KVCacheConfig other = config;
+  other.calibration = {};
+  other.calibration.key_matrices = std::make_shared<const KeyMatrices>(2, 32, triangles);
+  const auto cache = this->filled(config), same = this->filled(other);
+  // But for roundings, which here and there decide an angle.
+  const RowMatrix<double> difference =
+      (cache.attention_scores(this->queries_).template cast<double>() -
+       same.attention_scores(this->queries_).template cast<double>())
+          .cwiseAbs();
+  EXPECT_LT((difference.array() > 1e-4).template cast<double>().mean(), 0.01);
+}
+
+// E e^T e of what is decoded is S^-2 times a common number: a rotation spreads the error of what is
+// transformed evenly.
+TYPED_TEST(KVCacheCalibrationTest, TheErrorGoesWhereAMatrixSendsIt) {
+  const KVCacheConfig config =
+      TestFixture::with_matrices(TestFixture::config_of(Centering::kNone, 0, 0));
+  const auto tokens = TokenRows<typename TypeParam::T>(config, 1500, 9);
+  auto cache = make_cache<typename TypeParam::T>(config);
+  tokens.append_to(cache, 0, 1500);
+  const RowMatrix<double> error = cache.decode_keys(1).template cast<double>() -
+                                  tokens.keys.rightCols(32).template cast<double>();
+  const float* const entries = config.calibration.key_matrices->transform<float>(1).matrix;
+  const RowMatrix<double> matrix =
+      Eigen::Map<const RowMatrix<float>>(entries, 32, 32).cast<double>();
+  const RowMatrix<double> white = error * matrix;
+  const RowMatrix<double> moments = white.transpose() * white / white.squaredNorm() * 32.0;
+  for (Index i = 0; i < 32; ++i) {
+    for (Index j = 0; j < 32; ++j) {
+      // 1500 errors, of one size.
+      EXPECT_NEAR(moments(i, j), i == j ? 1.0 : 0.0, i == j ? 0.5 : 0.25);
+    }
+  }
 }
 
 // A rotation spreads the error of what is scaled evenly over the channels, so that of channel i is
@@ -136,19 +198,20 @@ TYPED_TEST(KVCacheCalibrationTest, TheErrorOfAChannelIsThatOfAllOverItsScaleSqua
   }
 }
 
-TYPED_TEST(KVCacheCalibrationTest, CopiesPiecesAndTruncationsKeepTheScales) {
-  const KVCacheConfig config = TestFixture::config_of(Centering::kLocal);
-  auto cache = this->filled(config, 250);
-  auto pieces = make_cache<typename TypeParam::T>(config);
-  for (Index token = 0; token < 250; ++token) this->tokens_.append_to(pieces, token, 1);
-  EXPECT_TRUE(state_of(pieces) == state_of(cache));
-  auto copy = cache.copy();
-  for (auto* const each : {&cache, &copy}) {
-    each->truncate(150);
-    this->tokens_.append_to(*each, 150, 250);
+TYPED_TEST(KVCacheCalibrationTest, CopiesPiecesAndTruncationsKeepTheTransform) {
+  for (const KVCacheConfig& config : TestFixture::configs_of(Centering::kLocal)) {
+    auto cache = this->filled(config, 250);
+    auto pieces = make_cache<typename TypeParam::T>(config);
+    for (Index token = 0; token < 250; ++token) this->tokens_.append_to(pieces, token, 1);
+    EXPECT_TRUE(state_of(pieces) == state_of(cache));
+    auto copy = cache.copy();
+    for (auto* const each : {&cache, &copy}) {
+      each->truncate(150);
+      this->tokens_.append_to(*each, 150, 250);
+    }
+    EXPECT_TRUE(state_of(copy) == state_of(cache));
+    EXPECT_EQ(copy.attend(this->queries_), cache.attend(this->queries_));
   }
-  EXPECT_TRUE(state_of(copy) == state_of(cache));
-  EXPECT_EQ(copy.attend(this->queries_), cache.attend(this->queries_));
 }
 
 // ---- Saved caches ----
@@ -162,6 +225,14 @@ class SavedCalibrationTest : public testing::Test {
     }
     return calibration;
   }
+  static Calibration matrices_of(std::uint64_t seed) {
+    Calibration calibration({2, 2, 32});
+    polarquant::Random random(seed);
+    for (const int layer : {0, 1}) {
+      calibration.set_key_matrices(layer, random_key_matrices(2, 32, random));
+    }
+    return calibration;
+  }
   static KVCache<float> filled(const LayerCalibration& calibration,
                                Centering centering = Centering::kLocal) {
     KVCacheConfig config = segments_config(4, 40, centering);
@@ -171,8 +242,11 @@ class SavedCalibrationTest : public testing::Test {
 };
 
 TEST_F(SavedCalibrationTest, ASavedCacheLoadsUnderTheCalibrationThatItWasMadeWith) {
-  const Calibration calibration = calibration_of(1.5f);
-  for (const Centering centering : kCenterings) {
+  for (const auto& [calibration, centering] : {std::pair{calibration_of(1.5f), Centering::kNone},
+                                               std::pair{calibration_of(1.5f), Centering::kGiven},
+                                               std::pair{calibration_of(1.5f), Centering::kLocal},
+                                               std::pair{matrices_of(1), Centering::kGiven},
+                                               std::pair{matrices_of(1), Centering::kLocal}}) {
     const KVCache<float> cache = filled(calibration.layer(1), centering);
     const Bytes bytes = saved(cache);
     auto other = make_cache<float>(cache.config());
@@ -200,12 +274,15 @@ TEST_F(SavedCalibrationTest, UnderAnotherOrNoneIsAnErrorThatSaysWhich) {
   EXPECT_EQ(loading_error(saved(cache), make_cache<float>(filled(other.layer(0)).config())),
             "polarquant: loading: the saved cache has keys under " + name +
                 ", this cache has the calibration of checksum " + std::to_string(other.checksum()));
-  // Scales that are no calibration's are told apart too.
+  // Scales and matrices that are no calibration's are told apart too.
   LayerCalibration own = calibration.layer(0);
   own.checksum = 0;
   const KVCache<float> by_hand = filled(own);
   own.key_scales[3] = 7.0f;
   EXPECT_NE(loading_error(saved(by_hand), make_cache<float>(filled(own).config())), "");
+  LayerCalibration some = matrices_of(1).layer(0), others = matrices_of(2).layer(0);
+  some.checksum = others.checksum = 0;
+  EXPECT_NE(loading_error(saved(filled(some)), make_cache<float>(filled(others).config())), "");
 }
 
 // ---- What it gains on the keys and queries of a real model, from texts that are not the sample's
@@ -258,6 +335,22 @@ TEST(CalibratedConfigTest, ScalesThatBreakARuleAreNamed) {
   for (const float wrong : {0.0f, -1.0f, INFINITY, NAN}) {
     config.calibration.key_scales[5] = wrong;
     EXPECT_NE(config.problem().find("in entry 5, must be finite and above 0"), std::string::npos);
+  }
+}
+
+TEST(CalibratedConfigTest, MatricesThatBreakARuleAreNamed) {
+  KVCacheConfig config = segments_config(4, 40, Centering::kLocal);
+  polarquant::Random random(1);
+  config.calibration.key_matrices = random_key_matrices(2, 32, random);
+  EXPECT_EQ(config.problem(), "");
+  config.calibration.key_scales.assign(64, 1.0f);
+  EXPECT_EQ(config.problem(), "calibration has key_scales and key_matrices, must have one of them");
+  config.calibration.key_scales.clear();
+  for (const auto& [num_heads, width] : {std::pair{1, 32}, std::pair{2, 16}, std::pair{4, 16}}) {
+    config.calibration.key_matrices = random_key_matrices(num_heads, width, random);
+    EXPECT_EQ(config.problem(), "calibration.key_matrices are of " + std::to_string(num_heads) +
+                                    " KV heads of width " + std::to_string(width) +
+                                    ", must be of 2 of width 32");
   }
 }
 

@@ -57,10 +57,17 @@ KVCacheConfig random_config(Random& random) {
     }
     if (random_int(random, 0, 1) == 0) config.value_mean.assign(config.value_columns(), 0.5f);
   }
-  if (random_int(random, 0, 2) == 0) {
-    for (std::size_t i = 0; i < config.key_columns(); ++i) {
-      config.calibration.key_scales.push_back(static_cast<float>(std::exp(random.gaussian() / 2)));
-    }
+  switch (random_int(random, 0, 5)) {
+    case 0:
+    case 1:
+      for (std::size_t i = 0; i < config.key_columns(); ++i) {
+        config.calibration.key_scales.push_back(
+            static_cast<float>(std::exp(random.gaussian() / 2)));
+      }
+      break;
+    case 2:
+      config.calibration.key_matrices =
+          random_key_matrices(config.num_kv_heads, config.key_format.head_dim(), random);
   }
   return config;
 }

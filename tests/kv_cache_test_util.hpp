@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <Eigen/Core>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -42,6 +44,26 @@ using Families = testing::Types<PolarFamily, Plain8BitFamily>;
 using CacheCases = testing::Types<CacheCase<float>, CacheCase<double>, CacheCase<Eigen::half>,
                                   CacheCase<Eigen::bfloat16>, CacheCase<float, Plain8BitFamily>,
                                   CacheCase<double, Plain8BitFamily>>;
+
+// ---- Transforms of keys ----
+
+// (1 + H)^2 with a random symmetric H, whose eigenvalues lie between about -0.6 and 0.6.
+inline std::shared_ptr<const polarquant::KeyMatrices> random_key_matrices(
+    int num_kv_heads, int head_dim, polarquant::Random& random) {
+  std::vector<float> triangles;
+  for (int head = 0; head < num_kv_heads; ++head) {
+    Eigen::MatrixXd root(head_dim, head_dim);
+    const double size = 0.3 / std::sqrt(2.0 * head_dim);
+    for (Eigen::Index i = 0; i < root.size(); ++i) root.data()[i] = size * random.gaussian();
+    root = (Eigen::MatrixXd::Identity(head_dim, head_dim) + root + root.transpose()).eval();
+    const Eigen::MatrixXd matrix = root * root;
+    for (Eigen::Index i = 0; i < head_dim; ++i) {
+      for (Eigen::Index j = 0; j <= i; ++j) triangles.push_back(static_cast<float>(matrix(i, j)));
+    }
+  }
+  return std::make_shared<const polarquant::KeyMatrices>(
+      static_cast<std::size_t>(num_kv_heads), static_cast<std::size_t>(head_dim), triangles);
+}
 
 // ---- Shapes ----
 

@@ -112,9 +112,15 @@ class PlainCache {
     for (const int side : {0, 1}) {
       const std::vector<float>& given = side == 0 ? config_.key_mean : config_.value_mean;
       centers_[side] = Eigen::RowVectorXd::Zero(config_.num_kv_heads * head_dim(side == 1));
-      for (std::size_t i = 0; !is_uncompressed(side) && i < given.size(); ++i) {
-        centers_[side](static_cast<Eigen::Index>(i)) =
-            static_cast<double>(scale(side, i) * static_cast<A>(given[i]));
+      if (is_uncompressed(side) || given.empty()) continue;
+      const std::size_t width = static_cast<std::size_t>(head_dim(side == 1));
+      for (std::size_t head = 0; head * width < given.size(); ++head) {
+        std::vector<A> center;
+        for (std::size_t i = 0; i < width; ++i) {
+          center.push_back(static_cast<A>(given[head * width + i]));
+        }
+        condition(side, head, center, std::vector<A>(width, A(0)));
+        set_center(side, head, center);
       }
     }
   }
@@ -157,10 +163,56 @@ class PlainCache {
     return config_.centering == polarquant::Centering::kLocal &&
            !(is_uncompressed(0) && is_uncompressed(1));
   }
-  // What column `i` of keys is multiplied by before it is encoded.
-  A scale(int side, std::size_t i) const {
+  // The transform of a head's vectors.
+  polarquant::KeyTransform<A> transform(int side, std::size_t head) const {
+    const polarquant::LayerCalibration& calibration = config_.calibration;
+    if (side == 1 || is_uncompressed(side) || calibration.key_matrices == nullptr) return {};
+    return calibration.key_matrices->template transform<A>(head);
+  }
+  A scale(int side, std::size_t head, std::size_t i) const {
     const std::vector<float>& scales = config_.calibration.key_scales;
-    return side == 1 || scales.empty() || is_uncompressed(side) ? A(1) : static_cast<A>(scales[i]);
+    if (side == 1 || scales.empty() || is_uncompressed(side)) return A(1);
+    return static_cast<A>(scales[head * codec(side).head_dim() + i]);
+  }
+  static std::vector<A> product(const std::vector<A>& row, const float* matrix) {
+    std::vector<A> result(row.size(), A(0));
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      for (std::size_t j = 0; j < row.size(); ++j) {
+        result[j] = std::fma(row[i], static_cast<A>(matrix[i * row.size() + j]), result[j]);
+      }
+    }
+    return result;
+  }
+  // What is encoded, and back.
+  void condition(int side, std::size_t head, std::vector<A>& row,
+                 const std::vector<A>& center) const {
+    const float* const matrix = transform(side, head).matrix;
+    if (matrix != nullptr) row = product(row, matrix);
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      row[i] = std::fma(scale(side, head, i), row[i], -center[i]);
+    }
+  }
+  void uncondition(int side, std::size_t head, std::vector<A>& row,
+                   const std::vector<A>& center) const {
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      row[i] = (row[i] + center[i]) / scale(side, head, i);
+    }
+    const float* const inverse = transform(side, head).inverse;
+    if (inverse != nullptr) row = product(row, inverse);
+  }
+  std::vector<A> center_of(int side, std::size_t head) const {
+    const std::size_t width = codec(side).head_dim();
+    std::vector<A> result;
+    for (std::size_t i = 0; i < width; ++i) {
+      result.push_back(static_cast<A>(centers_[side](static_cast<Eigen::Index>(head * width + i))));
+    }
+    return result;
+  }
+  void set_center(int side, std::size_t head, const std::vector<A>& center) {
+    for (std::size_t i = 0; i < center.size(); ++i) {
+      centers_[side](static_cast<Eigen::Index>(head * center.size() + i)) =
+          static_cast<double>(center[i]);
+    }
   }
   const polarquant::Codec<A>& codec(int side) const {
     return side == 0 ? codec_->keys() : codec_->values();
@@ -225,16 +277,11 @@ class PlainCache {
                 A(128);
           }
         }
-        for (std::size_t i = 0; i < width; ++i) {
-          mean[i] *= A(128) / static_cast<A>(known.size());
-          mean[i] *= scale(side, head * width + i);
-        }
+        for (A& x : mean) x *= A(128) / static_cast<A>(known.size());
+        condition(side, head, mean, std::vector<A>(width, A(0)));
         codec(side).encode_center(mean.data(), code.data(), scratch.data());
         codec(side).decode_center(code.data(), mean.data(), scratch.data());
-        for (std::size_t i = 0; i < width; ++i) {
-          centers_[side](static_cast<Eigen::Index>(head * width + i)) =
-              static_cast<double>(mean[i]);
-        }
+        set_center(side, head, mean);
       }
     }
     span_centers_[begin] = {centers_[0], centers_[1]};
@@ -261,19 +308,16 @@ class PlainCache {
     Token& token = tokens_[num_sinks() + num_encoded_];
     for (const int side : {0, 1}) {
       const Eigen::Index width = head_dim(side == 1);
-      for (int head = 0; head < config_.num_kv_heads; ++head) {
-        const Eigen::RowVectorXd center = centers_[side].segment(head * width, width);
+      for (std::size_t head = 0; head < static_cast<std::size_t>(config_.num_kv_heads); ++head) {
+        auto own = token.sides[side].segment(static_cast<Eigen::Index>(head) * width, width);
+        const std::vector<A> center = center_of(side, head);
         std::vector<A> row;
+        for (Eigen::Index i = 0; i < width; ++i) row.push_back(static_cast<A>(own(i)));
+        condition(side, head, row, center);
+        row = decode_rows(codec(side), encode_rows(codec(side), row));
+        uncondition(side, head, row, center);
         for (Eigen::Index i = 0; i < width; ++i) {
-          row.push_back(std::fma(scale(side, static_cast<std::size_t>(head * width + i)),
-                                 static_cast<A>(token.sides[side](head * width + i)),
-                                 static_cast<A>(-center(i))));
-        }
-        const std::vector<A> decoded = decode_rows(codec(side), encode_rows(codec(side), row));
-        for (Eigen::Index i = 0; i < width; ++i) {
-          const A sum = decoded[static_cast<std::size_t>(i)] + static_cast<A>(center(i));
-          token.sides[side](head * width + i) =
-              static_cast<double>(sum / scale(side, static_cast<std::size_t>(head * width + i)));
+          own(i) = static_cast<double>(row[static_cast<std::size_t>(i)]);
         }
       }
     }

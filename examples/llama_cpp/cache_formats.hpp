@@ -81,12 +81,22 @@ inline CacheFormat own_cache(const std::string& name, const std::string& type) {
 
 using SharedCalibration = std::shared_ptr<const polarquant::Calibration>;
 
-// The same with the scales of a calibration on keys.
+// The same with the scales or the matrices of a calibration on keys.
 inline CacheFormat calibrated(CacheFormat format, const SharedCalibration& calibration) {
+  const bool has_matrices = calibration->layer(0).key_matrices != nullptr;
   format.keys.calibration = calibration;
   format.group = "calibrated";
-  format.name += ", calibrated";
+  format.name += has_matrices ? ", calibrated with matrices" : ", calibrated";
   return format;
+}
+
+// Adds them with each of some calibrations.
+inline void add_calibrated(const CacheFormat& format,
+                           const std::vector<SharedCalibration>& calibrations,
+                           std::vector<CacheFormat>& formats) {
+  for (const SharedCalibration& calibration : calibrations) {
+    formats.push_back(calibrated(format, calibration));
+  }
 }
 
 // The caches that llama.cpp's users have.
@@ -95,8 +105,8 @@ inline std::vector<CacheFormat> llama_cpp_formats() {
           own_cache("llama.cpp q4_0 + Hadamard", "q4_0")};
 }
 
-// Everything with the library's defaults, and once more with a calibration if there is one.
-inline std::vector<CacheFormat> main_formats(const SharedCalibration& calibration) {
+// Everything with the library's defaults, and once more with each calibration.
+inline std::vector<CacheFormat> main_formats(const std::vector<SharedCalibration>& calibrations) {
   std::vector<CacheFormat> formats = llama_cpp_formats();
   formats.push_back(own_cache("llama.cpp q4_0, no rotation", "q4_0 plain"));
   const std::vector<std::string> codecs = {
@@ -106,8 +116,9 @@ inline std::vector<CacheFormat> main_formats(const SharedCalibration& calibratio
   for (const std::string& codec : codecs) {
     formats.push_back(both_sides("defaults", codec, with_defaults(codec)));
   }
-  for (std::size_t i = 0, count = formats.size(); calibration != nullptr && i < count; ++i) {
-    if (formats[i].group == "defaults") formats.push_back(calibrated(formats[i], calibration));
+  const std::vector<CacheFormat> plain = formats;
+  for (const CacheFormat& format : plain) {
+    if (format.group == "defaults") add_calibrated(format, calibrations, formats);
   }
   return formats;
 }
@@ -166,13 +177,14 @@ inline std::vector<CacheFormat> setting_formats() {
 }
 
 // The chosen few, for long windows.
-inline std::vector<CacheFormat> few_formats(const SharedCalibration& calibration) {
+inline std::vector<CacheFormat> few_formats(const std::vector<SharedCalibration>& calibrations) {
   std::vector<CacheFormat> formats = llama_cpp_formats();
   for (const std::string codec : {"full_depth 3.25", "paper", "full_depth 4.25", "q4_0"}) {
     formats.push_back(
         both_sides("centred", codec + ", mean of the first 128, 4 sinks", with_first_mean(codec)));
-    formats.push_back(both_sides("defaults", codec, with_defaults(codec)));
-    if (calibration != nullptr) formats.push_back(calibrated(formats.back(), calibration));
+    const CacheFormat format = both_sides("defaults", codec, with_defaults(codec));
+    formats.push_back(format);
+    add_calibrated(format, calibrations, formats);
   }
   return formats;
 }

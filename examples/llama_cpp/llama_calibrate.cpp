@@ -1,6 +1,8 @@
-// Makes a calibration of a model: the scales of its key channels, and if asked for, bits by layer.
+// Makes a calibration of a model: the scales of its key channels, or a matrix for each KV head, and
+// if asked for, bits by layer.
 //
-//   llama_calibrate --model m.gguf --text a.txt,b.txt --out m.calibration [--average-bits 3.25]
+//   llama_calibrate --model m.gguf --text a.txt,b.txt --out m.calibration [--kind matrices]
+//       [--average-bits 3.25]
 //
 // llama.cpp reads windows of the texts, taken evenly from each, and a Calibrator is shown the
 // queries and keys of every layer. For bits by layer the divergence is measured with one side of
@@ -30,28 +32,35 @@ namespace {
 
 const char* const kUsage =
     "usage: llama_calibrate --model FILE --text FILE,.. --out FILE [--tokens 8192] [--window 2048] "
-    "[--average-bits BITS]";
+    "[--kind scales|matrices] [--average-bits BITS]";
 
 struct Options {
   std::string model, out;
   std::vector<std::string> texts;
   int num_tokens = 8192;
   int window = 2048;
+  polarquant::CalibrationKind kind = polarquant::CalibrationKind::kScales;
   double average_bits = 0.0;  // 0: no bits by layer
 };
 
 Options parse_options(int argc, char** argv) {
   Options options;
-  std::string average_bits;
+  std::string kind = "scales", average_bits;
   parse_flags(argc, argv,
               {{"--model", into(options.model)},
                {"--text", into(options.texts)},
                {"--out", into(options.out)},
                {"--tokens", into(options.num_tokens, 64)},
                {"--window", into(options.window, 64)},
+               {"--kind", into(kind)},
                {"--average-bits", into(average_bits)}},
               kUsage);
   if (options.model.empty() || options.texts.empty() || options.out.empty()) fail(kUsage);
+  if (kind == "matrices") {
+    options.kind = polarquant::CalibrationKind::kMatrices;
+  } else if (kind != "scales") {
+    fail("--kind is '" + kind + "', must be scales or matrices.");
+  }
   if (!average_bits.empty()) {
     std::size_t used = 0;
     try {
@@ -77,7 +86,7 @@ class CalibrationRun {
   }
 
   void run() {
-    polarquant::Calibration calibration = measure_scales();
+    polarquant::Calibration calibration = measure_transforms();
     if (options_.average_bits > 0.0) allocate(calibration);
     polarquant::save(calibration, options_.out);
     std::printf("%s: %s, %zu bytes, checksum %llu\n", options_.out.c_str(),
@@ -92,9 +101,10 @@ class CalibrationRun {
     return options;
   }
 
-  polarquant::Calibration measure_scales() {
+  polarquant::Calibration measure_transforms() {
     polarquant::Calibrator calibrator(
-        {model_.num_layers(), model_.num_kv_heads(), model_.num_query_heads(), model_.head_dim()});
+        {model_.num_layers(), model_.num_kv_heads(), model_.num_query_heads(), model_.head_dim()},
+        options_.kind);
     Progress progress(static_cast<int>(windows_.size()) * model_.num_layers());
     QueryKeyCapture capture(model_.num_layers(), model_.num_query_heads(), model_.num_kv_heads(),
                             [&](int layer, const QueryKeyCapture::Tensors& seen) {
@@ -112,7 +122,7 @@ class CalibrationRun {
     return calibrator.finish();
   }
 
-  // Divergence of one side of one layer at a time, with the calibration's scales.
+  // Divergence of one side of one layer at a time, with the calibration's transforms.
   void allocate(polarquant::Calibration& calibration) {
     constexpr double kMeasured[] = {2.25, 3.25};
     constexpr int kWindow = 512;

@@ -43,14 +43,14 @@ const char* const kUsage =
     "usage: llama_eval --model FILE --text FILE --out FILE.json "
     "[--rows main,settings,seeds,few,fitted,layers,heads,none] [--pairs KEYS/VALUES,...] "
     "[--window 512] [--windows 64] [--other-text FILE] "
-    "[--calibration FILE] [--fit-texts FILE,..]";
+    "[--calibration FILE,..] [--fit-texts FILE,..]";
 
 struct Options {
   std::string model, text, other_text, out;
   std::vector<std::string> rows = {"main"};
-  std::vector<std::string> pairs;      // formats of keys and of values, "full_depth 4.25/paper"
-  std::string calibration;             // scales of keys, and bits by layer if it has them
-  std::vector<std::string> fit_texts;  // for the rows "fitted"
+  std::vector<std::string> pairs;         // formats of keys and of values, "full_depth 4.25/paper"
+  std::vector<std::string> calibrations;  // of keys, and bits by layer where they have them
+  std::vector<std::string> fit_texts;     // for the rows "fitted"
   int window = 512;
   int num_windows = 64;
 };
@@ -64,7 +64,7 @@ Options parse_options(int argc, char** argv) {
                {"--out", into(options.out)},
                {"--rows", into(options.rows)},
                {"--pairs", into(options.pairs)},
-               {"--calibration", into(options.calibration)},
+               {"--calibration", into(options.calibrations)},
                {"--fit-texts", into(options.fit_texts)},
                {"--window", into(options.window, 16)},
                {"--windows", into(options.num_windows, 1)}},
@@ -83,13 +83,18 @@ std::pair<std::string, std::string> parse_pair(const std::string& text) {
 std::vector<CacheFormat> formats_of(const Options& options, const Model& model,
                                     const FittedFormats* fitted) {
   std::vector<CacheFormat> formats;
-  const SharedCalibration calibration = calibration_of(options.calibration, model);
+  std::vector<SharedCalibration> calibrations;
+  for (const std::string& path : options.calibrations) {
+    calibrations.push_back(calibration_of(path, model));
+  }
   for (const std::string& pair : options.pairs) {
     const auto [keys, values] = parse_pair(pair);
-    formats.push_back(mixed_format("given", keys, values));
-    if (calibration != nullptr) formats.push_back(calibrated(formats.back(), calibration));
+    const CacheFormat format = mixed_format("given", keys, values);
+    formats.push_back(format);
+    add_calibrated(format, calibrations, formats);
   }
-  if (calibration != nullptr && calibration->layer(0).key_bits > 0.0) {
+  for (const SharedCalibration& calibration : calibrations) {
+    if (!(calibration->layer(0).key_bits > 0.0)) continue;
     CacheFormat format = mixed_format("given", "fp16", "fp16");
     format.name = "bits by layer";
     for (int layer = 0; layer < model.num_layers(); ++layer) {
@@ -102,7 +107,7 @@ std::vector<CacheFormat> formats_of(const Options& options, const Model& model,
   for (const std::string& name : options.rows) {
     std::vector<CacheFormat> more;
     if (name == "main") {
-      more = main_formats(calibration);
+      more = main_formats(calibrations);
     } else if (name == "settings") {
       more = setting_formats();
     } else if (name == "seeds") {
@@ -111,7 +116,7 @@ std::vector<CacheFormat> formats_of(const Options& options, const Model& model,
       if (fitted == nullptr) fail("the rows fitted need --fit-texts.");
       more = fitted->rows();
     } else if (name == "few") {
-      more = few_formats(calibration);
+      more = few_formats(calibrations);
     } else if (name == "layers" || name == "heads") {
       more = layer_formats(model.num_layers(), model.num_kv_heads(), name == "heads");
     } else if (name == "none") {

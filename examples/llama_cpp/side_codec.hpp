@@ -43,7 +43,7 @@ struct SideFormat {
   bool online = false;        // codebooks fitted to the first half of the window
   std::size_t num_sinks = 0;  // the first tokens, left alone
   std::uint64_t seed = 0;
-  std::shared_ptr<const polarquant::Calibration> calibration;  // scales of keys; null: none
+  std::shared_ptr<const polarquant::Calibration> calibration;  // of keys; null: none
   CodecOfHead codec_of_head;
 
   bool is_exact() const { return codec == "fp16"; }
@@ -92,7 +92,7 @@ class StretchedCodec final : public polarquant_baselines::VectorCodec {
 };
 
 // Encodes and decodes the rows of one side, layer by layer and chunk by chunk, each KV head in a
-// KVCache of its own, whatever the codec: with the library's sinks, centres and channel scales. A
+// KVCache of its own, whatever the codec: with the library's sinks, centres and calibration. A
 // cache encodes a token when 32 to 63 newer ones have come; here a chunk's last tokens are codes
 // too, so every token's code is seen by all that follow it.
 class SideCodec {
@@ -133,14 +133,17 @@ class SideCodec {
   }
 
   // Bytes per layer that do not grow with the tokens: exact sinks (beyond their code), a mean, the
-  // sum and the decoded centre of a span, scales, fitted codebooks.
+  // sum and the decoded centre of a span, scales or matrices, fitted codebooks.
   std::size_t fixed_bytes() const {
     const std::size_t columns = static_cast<std::size_t>(shape_.num_heads) * width();
     std::size_t bytes = static_cast<std::size_t>(static_cast<double>(format_.num_sinks * columns) *
                                                  (16.0 - bits_per_coordinate()) / 8.0);
     if (format_.mean != MeanOf::kNothing) bytes += columns * sizeof(float);
     if (format_.mean == MeanOf::kSpan) bytes += columns * sizeof(float);
-    if (is_scaled()) bytes += columns * sizeof(float);
+    if (is_transformed()) {
+      const bool has_matrices = format_.calibration->layer(0).key_matrices != nullptr;
+      bytes += columns * sizeof(float) * (has_matrices ? 2 * width() : 1);
+    }
     if (format_.online) bytes += num_centroids() * 2 * sizeof(float);
     return bytes;
   }
@@ -171,7 +174,7 @@ class SideCodec {
   static constexpr int kOtherWidth = 2;  // of the side that is not looked at
 
   std::size_t width() const { return static_cast<std::size_t>(shape_.head_dim); }
-  bool is_scaled() const { return !is_value_ && format_.calibration != nullptr; }
+  bool is_transformed() const { return !is_value_ && format_.calibration != nullptr; }
 
   std::shared_ptr<const polarquant::Rotation> rotation() const {
     return std::make_shared<const polarquant::Rotation>(format_.rotation, shape_.head_dim,
@@ -251,11 +254,25 @@ class SideCodec {
                          : mean.empty()                ? polarquant::Centering::kNone
                                                        : polarquant::Centering::kGiven;
       if (!mean.empty()) (is_value_ ? config.value_mean : config.key_mean) = own(mean);
-      if (is_scaled()) {
-        config.calibration.key_scales = own(format_.calibration->layer(layer).key_scales);
-      }
+      if (is_transformed()) config.calibration = calibration_of(layer, head);
       caches.emplace_back(config, codec_for(config));
     }
+  }
+
+  // The transform of one KV head.
+  polarquant::LayerCalibration calibration_of(int layer, int head) const {
+    const polarquant::LayerCalibration& all = format_.calibration->layer(layer);
+    const std::vector<float> numbers = all.transform_numbers();
+    const auto size = static_cast<std::ptrdiff_t>(numbers.size()) / shape_.num_heads;
+    const std::vector<float> own(numbers.begin() + head * size,
+                                 numbers.begin() + (head + 1) * size);
+    polarquant::LayerCalibration result;
+    if (all.key_matrices != nullptr) {
+      result.key_matrices = std::make_shared<const polarquant::KeyMatrices>(1, width(), own);
+    } else {
+      result.key_scales = own;
+    }
+    return result;
   }
 
   // Made once for all heads and layers of a format.

@@ -26,7 +26,7 @@ class CacheTokens : public TokensBase<A> {
     this->num_tokens = segments_.num_tokens;
     this->num_exact = segments_.num_exact();
     this->exact_type = storage.exact_type();
-    this->key_scales = keys_.scales_or_null();
+    this->key_transform = keys_.transform.get();
     this->key_center = keys_.given_center();
     this->value_center = values_.given_center();
     this->removed = &storage.removed();

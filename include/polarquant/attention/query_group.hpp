@@ -93,13 +93,13 @@ class QueryGroup {
       exact[i] = scale * entry;
     }
     A* const rotated = work_.rotated_queries + row * work_.exact_width;
-    std::fill_n(rotated, work_.exact_width, A(0));
-    keys_.prepare_query(exact, work_.prepared + row * keys_.prepared_size(), work_.codec_scratch,
-                        A(1), tokens_.key_scales, rotated);
+    std::copy_n(exact, work_.exact_width, rotated);
+    keys_.vectors().uncondition({tokens_.key_transform, nullptr}, keys_.head_dim(), rotated);
     for (std::size_t i = 0; tokens_.key_center != nullptr && i < keys_.head_dim(); ++i) {
-      const A divisor = tokens_.key_scales == nullptr ? A(1) : tokens_.key_scales[i];
-      state.given_shift += exact[i] / divisor * tokens_.key_center[i];
+      state.given_shift += rotated[i] * tokens_.key_center[i];
     }
+    keys_.prepare_query(rotated, work_.prepared + row * keys_.prepared_size(), work_.codec_scratch,
+                        A(1), {}, rotated);
   }
 
   // Whether a row may see one of the `count` tokens from `token` on.

@@ -12,6 +12,7 @@
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
 #include "polarquant/codes/center_code.hpp"
+#include "polarquant/codes/conditioning.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/kv_codec.hpp"
 #include "polarquant/storage/page_pool.hpp"
@@ -43,8 +44,9 @@ namespace detail {
 template <typename A>
 class TileTokens : public TokensBase<A> {
  public:
-  TileTokens(const KVCodec<A>& codec, TileRuns runs, const A* scales) : codec_(codec), runs_(runs) {
-    this->key_scales = scales;
+  TileTokens(const KVCodec<A>& codec, TileRuns runs, const KeyTransform<A>& transform)
+      : codec_(codec), runs_(runs) {
+    this->key_transform = transform;
     for (std::size_t i = 0; i < runs.count; ++i) this->num_tokens += runs.runs[i].num_tokens;
     this->removed = &none_;
   }
@@ -103,15 +105,16 @@ std::size_t attend_tiles_scratch_bytes(const KVCodec<A>& codec) {
 // Attention of the query heads that share a KV head to tokens in tiles, as KVCache::attend does it:
 // causal, or as options say. queries: [num_queries, group_size * key head_dim]; output:
 // [num_queries, group_size * value head_dim], not overlapping. Positions, masks, ALiBi slopes and
-// sink logits are those of these tokens and of the group's heads. key_scales: those that the keys
-// were encoded with, [head_dim], or null. Allocates nothing. Give all heads of a group in one call:
+// sink logits are those of these tokens and of the group's heads. key_transform: that of
+// the keys. Allocates nothing. Give all heads of a group in one call:
 // they share the reading of the codes.
 template <typename A, typename T>
 void attend_tiles(const KVCodec<A>& codec, TileRuns tokens, Rows<const T> queries,
                   std::size_t group_size, Rows<A> output, std::byte* scratch,
-                  const AttentionOptions<A>& options = {}, const A* key_scales = nullptr) noexcept {
+                  const AttentionOptions<A>& options = {},
+                  const KeyTransform<A>& key_transform = {}) noexcept {
   POLARQUANT_DCHECK(queries.count == output.count);
-  const detail::TileTokens<A> source(codec, tokens, key_scales);
+  const detail::TileTokens<A> source(codec, tokens, key_transform);
   const detail::AttentionScratch<A> work(codec, scratch);
   detail::QueryGroup<A, detail::TileTokens<A>>(codec, source, work)
       .attend(detail::GroupQueries<T>{queries, 0, group_size}, options, {}, {output, {}});
@@ -123,9 +126,9 @@ template <typename A, typename T>
 void attend_tiles_partial(const KVCodec<A>& codec, TileRuns tokens, Rows<const T> queries,
                           const PartialRows<A>& part, std::byte* scratch,
                           const AttentionOptions<A>& options = {},
-                          const A* key_scales = nullptr) noexcept {
+                          const KeyTransform<A>& key_transform = {}) noexcept {
   POLARQUANT_DCHECK(queries.count == part.output.count);
-  const detail::TileTokens<A> source(codec, tokens, key_scales);
+  const detail::TileTokens<A> source(codec, tokens, key_transform);
   const detail::AttentionScratch<A> work(codec, scratch);
   detail::QueryGroup<A, detail::TileTokens<A>>(codec, source, work)
       .attend(detail::GroupQueries<T>{queries, 0, part.num_heads}, options, {},

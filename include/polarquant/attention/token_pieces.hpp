@@ -6,6 +6,7 @@
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codes/center_code.hpp"
+#include "polarquant/codes/conditioning.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/page_pool.hpp"
 #include "polarquant/storage/removed_tokens.hpp"
@@ -45,7 +46,7 @@ struct TokensBase {
   std::size_t num_tokens = 0;
   std::size_t num_exact = 0;
   FloatType exact_type = FloatType::kFloat32;
-  const A* key_scales = nullptr;  // [head_dim], of encoded keys; null: 1
+  KeyTransform<A> key_transform;  // of encoded keys
 
   // [head_dim], what was subtracted from all encoded keys or values; null: nothing, or not the
   // same.

@@ -17,9 +17,9 @@
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec_format.hpp"
-#include "polarquant/codec/conditioning.hpp"
 #include "polarquant/codec/encode_result.hpp"
 #include "polarquant/codes/center_code.hpp"
+#include "polarquant/codes/conditioning.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/kernels/dispatch.hpp"
 #include "polarquant/method/rotation.hpp"
@@ -97,27 +97,27 @@ class Codec {
     for (std::size_t row = 0; row < codes.count; ++row) {
       expand_code(codes.row(row), work.rotated, work.family);
       vectors_.rotate_back(rotation(), work.rotated, rows.row(row));
-      conditioning.undo(rows.row(row), head_dim());
+      vectors_.uncondition(conditioning, head_dim(), rows.row(row));
     }
   }
 
   // Entries of a prepared query.
   std::size_t prepared_size() const { return prepared_size_; }
 
-  // Rotates scale * query / scales, [head_dim] each, and makes of it what its products with codes
-  // need, once for all of them. prepared: [prepared_size()], aligned to kAlignment. scales: those
-  // of the codes' Conditioning. rotated: takes the rotated query, for products with centres, or
-  // null.
+  // Rotates scale * query S^-1, [head_dim], and makes of it what its products with codes need, once
+  // for all of them. prepared: [prepared_size()], aligned to kAlignment. transform: S, that of the
+  // codes' Conditioning. rotated: takes the rotated query, for products with centres, or null; it
+  // may be the query.
   template <typename T>
   void prepare_query(const T* query, A* prepared, std::byte* scratch, A scale = A(1),
-                     const A* scales = nullptr, A* rotated = nullptr) const noexcept {
+                     const KeyTransform<A>& transform = {}, A* rotated = nullptr) const noexcept {
     POLARQUANT_DCHECK(detail::is_aligned(prepared) && "prepared queries must be aligned to 64");
     const Scratch work(*this, scratch);
     if (rotated == nullptr) rotated = work.rotated;
     for (std::size_t i = 0; i < head_dim(); ++i) {
       work.given[i] = scale * static_cast<A>(query[i]);
     }
-    for (std::size_t i = 0; scales != nullptr && i < head_dim(); ++i) work.given[i] /= scales[i];
+    vectors_.uncondition({transform, nullptr}, head_dim(), work.given);
     vectors_.rotate(rotation(), work.given, rotated);
     prepare_rotated(rotated, prepared, work.family);
   }
@@ -183,7 +183,7 @@ class Codec {
     POLARQUANT_DCHECK(rows.count <= kTileTokens);
     decode_slots(tile, rows, scratch);
     for (std::size_t row = 0; row < rows.count; ++row) {
-      conditioning.undo(rows.row(row), head_dim());
+      vectors_.uncondition(conditioning, head_dim(), rows.row(row));
     }
   }
 
@@ -241,7 +241,7 @@ class Codec {
 
   std::size_t center_bytes() const { return detail::center_bytes(head_dim()); }
 
-  // The code of a centre, [head_dim] (of what is scaled): center_bytes() bytes.
+  // The code of a centre, [head_dim], of vectors times S: center_bytes() bytes.
   void encode_center(const A* center, std::byte* code, std::byte* scratch) const noexcept {
     const Scratch work(*this, scratch);
     vectors_.rotate(rotation(), center, work.rotated);

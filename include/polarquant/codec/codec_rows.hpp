@@ -10,7 +10,7 @@
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
-#include "polarquant/codec/conditioning.hpp"
+#include "polarquant/codes/conditioning.hpp"
 #include "polarquant/codes/tile.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
@@ -27,7 +27,7 @@ EncodeResult Codec<A>::in_pieces(Rows<const T> rows, const Conditioning<A>& cond
     for (std::size_t row = 0; row < piece.count; ++row) {
       A* const to = piece.row(row);
       for (std::size_t i = 0; i < head_dim(); ++i) to[i] = static_cast<A>(rows.row(first + row)[i]);
-      vectors_.condition(conditioning.scales, conditioning.center, head_dim(), to);
+      vectors_.condition(conditioning, head_dim(), to);
     }
     const EncodeResult result = encode(first, piece);
     if (result.failure != EncodeFailure::kNone) {

@@ -10,6 +10,7 @@
 #include "polarquant/base/version.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/kernels/loops/center.hpp"
+#include "polarquant/kernels/loops/condition.hpp"
 #include "polarquant/kernels/loops/decode.hpp"
 #include "polarquant/kernels/loops/encode.hpp"
 #include "polarquant/kernels/loops/exact.hpp"
@@ -43,6 +44,7 @@ struct VectorKernels {
   decltype(&loops::dot_centers<A>) dot_centers;
   decltype(&loops::add_centers<A>) add_centers;
   decltype(&loops::condition<A>) condition;
+  decltype(&loops::uncondition<A>) uncondition;
 
   // The loops compiled by Call, which POLARQUANT_DEFINE_CALLS made.
   template <template <auto> class Call>
@@ -53,7 +55,7 @@ struct VectorKernels {
             Call<&loops::expand<A>>::call,       Call<&loops::dot_rows<A>>::call,
             Call<&loops::add_rows<A>>::call,     Call<&loops::expand_center<A>>::call,
             Call<&loops::dot_centers<A>>::call,  Call<&loops::add_centers<A>>::call,
-            Call<&loops::condition<A>>::call};
+            Call<&loops::condition<A>>::call,    Call<&loops::uncondition<A>>::call};
   }
 };
 

@@ -1,11 +1,13 @@
 // Saving and loading a calibration (docs/format.md, "The calibration file").
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <istream>
 #include <limits>
+#include <memory>
 #include <ostream>
 #include <string>
 #include <utility>
@@ -27,13 +29,16 @@ struct SavedLayer {
   std::uint64_t index;
   std::uint64_t num_windows;
   std::uint64_t num_queries;
-  std::uint64_t num_scales;  // num_kv_heads * head_dim or 0
+  std::uint64_t num_floats;  // num_scales(), num_matrix_entries() or 0
   double key_bits;
   double value_bits;
 };
 static_assert(sizeof(SavedLayer) == 48, "it stands in the file as it stands in memory");
 
 inline constexpr std::uint64_t kCalibrationNumbers = 5;
+
+// That are written or read at a time.
+inline constexpr std::size_t kPieceFloats = 256;
 
 inline std::vector<SavedLayer> saved_layers_of(const Calibration& calibration) {
   std::vector<SavedLayer> layers;
@@ -42,27 +47,27 @@ inline std::vector<SavedLayer> saved_layers_of(const Calibration& calibration) {
     const LayerCalibration& layer = calibration.layer(index);
     const CalibrationCounts counts = calibration.counts(index);
     layers.push_back({static_cast<std::uint64_t>(index), counts.num_windows, counts.num_queries,
-                      layer.key_scales.size(), layer.key_bits, layer.value_bits});
+                      layer.transform_numbers().size(), layer.key_bits, layer.value_bits});
   }
   return layers;
 }
 
-inline std::uint64_t calibration_bytes(std::uint64_t num_layers, std::uint64_t num_scales) {
+inline std::uint64_t calibration_bytes(std::uint64_t num_layers, std::uint64_t num_floats) {
   return kSavedHeaderBytes + section_bytes(8 * kCalibrationNumbers) +
-         section_bytes(sizeof(SavedLayer) * num_layers) + section_bytes(sizeof(float) * num_scales);
+         section_bytes(sizeof(SavedLayer) * num_layers) + section_bytes(sizeof(float) * num_floats);
 }
 
-inline std::uint64_t total_scales(const std::vector<SavedLayer>& layers) {
+inline std::uint64_t total_floats(const std::vector<SavedLayer>& layers) {
   std::uint64_t sum = 0;
-  for (const SavedLayer& layer : layers) sum += layer.num_scales;
+  for (const SavedLayer& layer : layers) sum += layer.num_floats;
   return sum;
 }
 
 inline void save_to(const Calibration& calibration, ByteSink& sink) {
   const std::vector<SavedLayer> layers = saved_layers_of(calibration);
-  const std::uint64_t num_scales = total_scales(layers);
+  const std::uint64_t num_floats = total_floats(layers);
   SectionWriter writer(sink);
-  write_header(kCalibrationKind, calibration_bytes(layers.size(), num_scales), writer);
+  write_header(kCalibrationKind, calibration_bytes(layers.size(), num_floats), writer);
 
   writer.begin("SIZE", 8 * kCalibrationNumbers);
   for (const int number :
@@ -79,12 +84,16 @@ inline void save_to(const Calibration& calibration, ByteSink& sink) {
   }
   writer.end();
 
-  writer.begin("SCAL", sizeof(float) * num_scales);
+  writer.begin("SCAL", sizeof(float) * num_floats);
   for (const SavedLayer& layer : layers) {
-    const std::vector<float>& scales = calibration.layer(static_cast<int>(layer.index)).key_scales;
-    if (scales.empty()) continue;
-    const std::size_t num_bytes = scales.size() * sizeof(float);
-    writer.fill(num_bytes, [&](std::byte* out) { std::memcpy(out, scales.data(), num_bytes); });
+    const std::vector<float> numbers =
+        calibration.layer(static_cast<int>(layer.index)).transform_numbers();
+    for (std::size_t first = 0; first < numbers.size(); first += kPieceFloats) {
+      const std::size_t num_bytes =
+          (std::min)(kPieceFloats, numbers.size() - first) * sizeof(float);
+      writer.fill(num_bytes,
+                  [&](std::byte* out) { std::memcpy(out, numbers.data() + first, num_bytes); });
+    }
   }
   writer.end();
 }
@@ -114,14 +123,16 @@ inline std::vector<SavedLayer> read_layers(SectionReader& reader, const Calibrat
       throw_runtime_error({"loading: layer ", layer.index, " of ", shape.num_layers,
                            ", out of range or of order: damaged"});
     }
-    if (layer.num_scales != 0 && layer.num_scales != shape.num_scales()) {
-      throw_runtime_error({"loading: layer ", layer.index, " has ", layer.num_scales,
-                           " scales, must have ", shape.num_scales(), " or none: damaged"});
+    if (layer.num_floats != 0 && layer.num_floats != shape.num_scales() &&
+        layer.num_floats != shape.num_matrix_entries()) {
+      throw_runtime_error({"loading: layer ", layer.index, " has ", layer.num_floats,
+                           " numbers, must have ", shape.num_scales(), " scales, ",
+                           shape.num_matrix_entries(), " entries of matrices or none: damaged"});
     }
     if (!Calibration::are_bits(layer.key_bits) || !Calibration::are_bits(layer.value_bits) ||
-        (layer.num_scales == 0 && !(layer.key_bits > 0.0) && !(layer.value_bits > 0.0))) {
+        (layer.num_floats == 0 && !(layer.key_bits > 0.0) && !(layer.value_bits > 0.0))) {
       throw_runtime_error({"loading: layer ", layer.index, " has ", layer.key_bits, " and ",
-                           layer.value_bits, " bits and ", layer.num_scales, " scales: damaged"});
+                           layer.value_bits, " bits and ", layer.num_floats, " numbers: damaged"});
     }
     layers.push_back(layer);
   }
@@ -130,23 +141,42 @@ inline std::vector<SavedLayer> read_layers(SectionReader& reader, const Calibrat
 }
 
 // Memory grows with the bytes that have really come.
-inline std::vector<float> read_scales(SectionReader& reader, const CalibrationShape& shape,
-                                      std::uint64_t layer) {
-  std::vector<float> scales;
-  const std::size_t head_dim = static_cast<std::size_t>(shape.head_dim);
-  for (int head = 0; head < shape.num_kv_heads; ++head) {
-    const std::byte* const bytes = reader.take(head_dim * sizeof(float));
-    for (std::size_t i = 0; i < head_dim; ++i) {
-      float scale;
-      std::memcpy(&scale, bytes + i * sizeof scale, sizeof scale);
-      if (!Calibration::is_scale(scale)) {
-        throw_runtime_error({"loading: scale ", scales.size(), " of layer ", layer, " is ", scale,
-                             ", must be finite and above 0: damaged"});
-      }
-      scales.push_back(scale);
-    }
+inline std::vector<float> read_floats(SectionReader& reader, std::uint64_t count) {
+  std::vector<float> numbers;
+  while (numbers.size() < count) {
+    const std::size_t size =
+        static_cast<std::size_t>((std::min<std::uint64_t>)(kPieceFloats, count - numbers.size()));
+    const std::byte* const bytes = reader.take(size * sizeof(float));
+    numbers.resize(numbers.size() + size);
+    std::memcpy(numbers.data() + numbers.size() - size, bytes, size * sizeof(float));
   }
-  return scales;
+  return numbers;
+}
+
+// Sets the scales or the matrices of a layer.
+inline void read_transform(SectionReader& reader, const SavedLayer& layer,
+                           Calibration& calibration) {
+  const int index = static_cast<int>(layer.index);
+  const CalibrationCounts counts = {layer.num_windows, layer.num_queries};
+  const CalibrationShape& shape = calibration.shape();
+  std::vector<float> numbers = read_floats(reader, layer.num_floats);
+  if (numbers.size() == shape.num_scales()) {  // of a single channel there are no matrices
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+      if (Calibration::is_scale(numbers[i])) continue;
+      throw_runtime_error({"loading: scale ", i, " of layer ", index, " is ", numbers[i],
+                           ", must be finite and above 0: damaged"});
+    }
+    calibration.set_key_scales(index, std::move(numbers), counts);
+    return;
+  }
+  std::string problem;
+  const std::shared_ptr<const KeyMatrices> matrices =
+      KeyMatrices::try_make(static_cast<std::size_t>(shape.num_kv_heads),
+                            static_cast<std::size_t>(shape.head_dim), numbers, problem);
+  if (matrices == nullptr) {
+    throw_runtime_error({"loading: layer ", index, ": ", problem, ": damaged"});
+  }
+  calibration.set_key_matrices(index, matrices, counts);
 }
 
 // must_end: more bytes are an error, which names `name`.
@@ -164,20 +194,16 @@ inline Calibration load_calibration_from(ByteSource& source, bool must_end = fal
         {"loading: ", count, " layers of a model of ", shape.num_layers, ": damaged"});
   }
   const std::vector<SavedLayer> layers = read_layers(reader, shape, count);
-  const std::uint64_t num_scales = total_scales(layers);
-  if (calibration_bytes(count, num_scales) != header.total) {
-    throw_runtime_error({"loading: ", count, " layers and ", num_scales, " scales in ",
+  const std::uint64_t num_floats = total_floats(layers);
+  if (calibration_bytes(count, num_floats) != header.total) {
+    throw_runtime_error({"loading: ", count, " layers and ", num_floats, " numbers in ",
                          header.total, " bytes: damaged"});
   }
   Calibration calibration(shape);
-  reader.begin("SCAL", sizeof(float) * num_scales);
+  reader.begin("SCAL", sizeof(float) * num_floats);
   for (const SavedLayer& layer : layers) {
-    const int index = static_cast<int>(layer.index);
-    calibration.set_bits(index, layer.key_bits, layer.value_bits);
-    if (layer.num_scales > 0) {
-      calibration.set_key_scales(index, read_scales(reader, shape, layer.index),
-                                 {layer.num_windows, layer.num_queries});
-    }
+    calibration.set_bits(static_cast<int>(layer.index), layer.key_bits, layer.value_bits);
+    if (layer.num_floats > 0) read_transform(reader, layer, calibration);
   }
   reader.end();
   if (calibration.checksum() != checksum) {
@@ -191,11 +217,11 @@ inline Calibration load_calibration_from(ByteSource& source, bool must_end = fal
 
 }  // namespace detail
 
-// Bytes that save writes: 4 per scale, 48 per layer, and about 170 more.
+// Bytes that save writes: 4 per scale or entry of a triangle, 48 per layer, and about 170 more.
 inline std::size_t saved_bytes(const Calibration& calibration) {
   const std::vector<detail::SavedLayer> layers = detail::saved_layers_of(calibration);
   return static_cast<std::size_t>(
-      detail::calibration_bytes(layers.size(), detail::total_scales(layers)));
+      detail::calibration_bytes(layers.size(), detail::total_floats(layers)));
 }
 
 // Saves to a stream opened in binary mode. The same bytes on every machine. Throws

@@ -71,14 +71,15 @@ inline std::uint64_t saved_token_count(std::size_t num_tokens) {
   return num_tokens == KVCacheConfig::kAllTokens ? std::uint64_t{1} << 40 : num_tokens;
 }
 
-// What tells a cache's calibration from others: its checksum, or that of scales which are no
-// calibration's; 0 if keys are not scaled.
+// What tells a cache's calibration from others: its checksum, or that of a transform which is no
+// calibration's; 0 if keys are not transformed.
 inline std::uint64_t calibration_of(const KVCacheConfig& config) {
   const LayerCalibration& layer = config.calibration;
-  if (layer.key_scales.empty() || config.key_format.is_uncompressed()) return 0;
+  const std::vector<float> numbers = layer.transform_numbers();
+  if (numbers.empty() || config.key_format.is_uncompressed()) return 0;
   if (layer.checksum != 0) return layer.checksum;
   Checksum sum;
-  sum.add(layer.key_scales.data(), layer.key_scales.size() * sizeof(float));
+  sum.add(numbers.data(), numbers.size() * sizeof(float));
   return sum.value();
 }
 

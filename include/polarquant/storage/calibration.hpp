@@ -1,9 +1,9 @@
-// What was learned about a model from a text: scales of key channels, and bits, by layer.
+// What was learned about a model from a text: transforms of keys, and bits, by layer.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +12,7 @@
 #include "polarquant/base/error.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
+#include "polarquant/storage/key_matrices.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
@@ -28,6 +29,12 @@ struct CalibrationShape {
 
   std::size_t num_scales() const {
     return static_cast<std::size_t>(num_kv_heads) * static_cast<std::size_t>(head_dim);
+  }
+
+  // Of the triangles of a layer's KeyMatrices.
+  std::size_t num_matrix_entries() const {
+    return static_cast<std::size_t>(num_kv_heads) *
+           KeyMatrices::triangle_size(static_cast<std::size_t>(head_dim));
   }
 
   // The first rule that is broken, with the value that breaks it; empty if all hold.
@@ -63,6 +70,9 @@ struct LayerCalibration {
   // they are.
   std::vector<float> key_scales;
 
+  // In place of scales: a matrix per KV head, by whose inverse queries are multiplied. Null: none.
+  std::shared_ptr<const KeyMatrices> key_matrices;
+
   // Bits per coordinate of this layer's codes; 0: not allocated.
   double key_bits = 0.0;
   double value_bits = 0.0;
@@ -70,8 +80,16 @@ struct LayerCalibration {
   // Of the whole calibration that it is a part of; 0: none.
   std::uint64_t checksum = 0;
 
+  // The scales, or the triangles of the matrices; empty: keys are not transformed.
+  std::vector<float> transform_numbers() const {
+    return key_matrices != nullptr ? key_matrices->triangles() : key_scales;
+  }
+
   friend bool operator==(const LayerCalibration& x, const LayerCalibration& y) {
-    return x.key_scales == y.key_scales && x.key_bits == y.key_bits &&
+    const bool are_same = x.key_matrices == y.key_matrices ||
+                          (x.key_matrices != nullptr && y.key_matrices != nullptr &&
+                           *x.key_matrices == *y.key_matrices);
+    return are_same && x.key_scales == y.key_scales && x.key_bits == y.key_bits &&
            x.value_bits == y.value_bits && x.checksum == y.checksum;
   }
   friend bool operator!=(const LayerCalibration& x, const LayerCalibration& y) { return !(x == y); }
@@ -87,8 +105,8 @@ struct CalibrationCounts {
   }
 };
 
-// Of a whole model, layers counted from 0. A layer is there once it has scales or bits. Const calls
-// are safe from many threads at once.
+// Of a whole model, layers counted from 0. A layer is there once it has scales, matrices or bits.
+// Const calls are safe from many threads at once.
 class Calibration {
  public:
   // More than any code has: that of an uncompressed side of float64.
@@ -107,7 +125,7 @@ class Calibration {
   int num_kv_heads() const { return shape_.num_kv_heads; }
   int head_dim() const { return shape_.head_dim; }
 
-  // Of everything that decides codes: shape, scales and bits, not what was counted. The same on
+  // Of everything that decides codes: shape, transforms and bits, not what was counted. The same on
   // every machine; never 0.
   std::uint64_t checksum() const { return checksum_; }
 
@@ -134,9 +152,9 @@ class Calibration {
   // Zeros for a layer that was not shown. Throws std::invalid_argument for an index out of range.
   CalibrationCounts counts(int index) const { return layers_[position_of(index)].counts; }
 
-  // scales: [num_kv_heads * head_dim], finite and above 0. Replaces those there were, and the
-  // counts; bits stay. Throws std::invalid_argument for an index out of range, a wrong number of
-  // scales or a scale that breaks the rule; nothing is changed then.
+  // scales: [num_kv_heads * head_dim], finite and above 0. Replaces scales or matrices that there
+  // were, and the counts; bits stay. Throws std::invalid_argument for an index out of range, a
+  // wrong number of scales or a scale that breaks the rule; nothing is changed then.
   void set_key_scales(int index, std::vector<float> scales, const CalibrationCounts& counts = {}) {
     Layer& target = layers_[position_of(index)];
     if (scales.size() != shape_.num_scales()) {
@@ -149,6 +167,25 @@ class Calibration {
           {"scale ", i, " of layer ", index, " is ", scales[i], ", must be finite and above 0"});
     }
     target.data.key_scales = std::move(scales);
+    target.data.key_matrices = nullptr;
+    target.counts = counts;
+    update(target);
+  }
+
+  // The same with matrices, not null. Throws std::invalid_argument for an index out of range, or
+  // matrices of other heads than the shape's; nothing is changed then.
+  void set_key_matrices(int index, std::shared_ptr<const KeyMatrices> matrices,
+                        const CalibrationCounts& counts = {}) {
+    Layer& target = layers_[position_of(index)];
+    POLARQUANT_DCHECK(matrices != nullptr);
+    if (matrices->num_kv_heads() != static_cast<std::size_t>(num_kv_heads()) ||
+        matrices->head_dim() != static_cast<std::size_t>(head_dim())) {
+      detail::throw_invalid_argument({"key matrices of ", matrices->num_kv_heads(),
+                                      " KV heads of width ", matrices->head_dim(), ", must be of ",
+                                      num_kv_heads(), " of width ", head_dim()});
+    }
+    target.data.key_matrices = std::move(matrices);
+    target.data.key_scales.clear();
     target.counts = counts;
     update(target);
   }
@@ -201,15 +238,15 @@ class Calibration {
 
   void update(Layer& layer) {
     const LayerCalibration& data = layer.data;
-    layer.is_there = !data.key_scales.empty() || data.key_bits > 0.0 || data.value_bits > 0.0;
+    layer.is_there = !data.key_scales.empty() || data.key_matrices != nullptr ||
+                     data.key_bits > 0.0 || data.value_bits > 0.0;
     layer.sum = 0;
     if (layer.is_there) {
       detail::Checksum sum;
       sum.add(&data.key_bits, sizeof data.key_bits);
       sum.add(&data.value_bits, sizeof data.value_bits);
-      if (!data.key_scales.empty()) {
-        sum.add(data.key_scales.data(), data.key_scales.size() * sizeof(float));
-      }
+      const std::vector<float> numbers = data.transform_numbers();
+      if (!numbers.empty()) sum.add(numbers.data(), numbers.size() * sizeof(float));
       layer.sum = sum.value();
     }
     refresh();

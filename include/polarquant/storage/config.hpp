@@ -67,8 +67,9 @@ struct KVCacheConfig {
 
   Centering centering = Centering::kLocal;
 
-  // Scales of key channels: calibration.layer(i) of the layer that the cache is of. An uncompressed
-  // side is never scaled; the bits in it are for key_format and value_format to take up.
+  // Scales of key channels, or matrices: calibration.layer(i) of the layer that the cache is of. An
+  // uncompressed side is never transformed; the bits in it are for key_format and value_format to
+  // take up.
   LayerCalibration calibration;
 
   // For kGiven, [num_kv_heads * head_dim] of the side; empty: that side is not centred. An
@@ -101,6 +102,7 @@ struct KVCacheConfig {
   }
   std::string segment_problem() const;
   std::string scale_problem() const;
+  std::string matrix_problem(const KeyMatrices& matrices) const;
   std::string mean_problem(const char* name, const std::vector<float>& mean,
                            const CodecFormat& format) const;
 };
@@ -167,6 +169,7 @@ POLARQUANT_INLINE std::string KVCacheConfig::segment_problem() const {
 POLARQUANT_INLINE std::string KVCacheConfig::scale_problem() const {
   using detail::message;
   const std::vector<float>& scales = calibration.key_scales;
+  if (calibration.key_matrices != nullptr) return matrix_problem(*calibration.key_matrices);
   if (scales.empty()) return {};
   const std::size_t size = columns(num_kv_heads, key_format);
   if (scales.size() != size) {
@@ -179,6 +182,19 @@ POLARQUANT_INLINE std::string KVCacheConfig::scale_problem() const {
                     ", must be finite and above 0"});
   }
   return {};
+}
+
+POLARQUANT_INLINE std::string KVCacheConfig::matrix_problem(const KeyMatrices& matrices) const {
+  if (!calibration.key_scales.empty()) {
+    return "calibration has key_scales and key_matrices, must have one of them";
+  }
+  if (matrices.num_kv_heads() * matrices.head_dim() == columns(num_kv_heads, key_format) &&
+      matrices.num_kv_heads() == static_cast<std::size_t>(num_kv_heads)) {
+    return {};
+  }
+  return detail::message({"calibration.key_matrices are of ", matrices.num_kv_heads(),
+                          " KV heads of width ", matrices.head_dim(), ", must be of ", num_kv_heads,
+                          " of width ", key_format.head_dim()});
 }
 
 POLARQUANT_INLINE std::string KVCacheConfig::mean_problem(const char* name,

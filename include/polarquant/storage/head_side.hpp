@@ -12,13 +12,14 @@
 #include "polarquant/base/rows.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codec/codec.hpp"
-#include "polarquant/codec/conditioning.hpp"
 #include "polarquant/codec/encode_result.hpp"
 #include "polarquant/codec/row_encoder.hpp"
 #include "polarquant/codes/center_code.hpp"
+#include "polarquant/codes/conditioning.hpp"
 #include "polarquant/codes/tile.hpp"
 #include "polarquant/storage/config.hpp"
 #include "polarquant/storage/exact_rows.hpp"
+#include "polarquant/storage/key_matrices.hpp"
 #include "polarquant/storage/kv_codec.hpp"
 #include "polarquant/storage/page_pool.hpp"
 #include "polarquant/storage/token_segments.hpp"
@@ -51,41 +52,38 @@ struct SideScratch {
 // equal codes whatever their type.
 template <typename A>
 struct HeadSide {
-  // is_centered: there is a vector to subtract; has_spans: another one for each span. given_scales:
-  // [head_dim], or empty.
+  // is_centered: there is a vector to subtract; has_spans: another one for each span.
   HeadSide(const Codec<A>& codec, const PageAllocator& allocator, FloatType exact_type,
-           bool is_centered, bool has_spans, std::vector<A> given_scales)
+           bool is_centered, bool has_spans, HeadTransform<A> given_transform)
       : pages(codec.bytes_per_vector(), allocator, has_spans ? codec.center_bytes() : 0),
         sinks(codec.head_dim(), exact_type),
         recent(codec.head_dim(), exact_type),
-        scales(std::move(given_scales)),
+        transform(std::move(given_transform)),
         center(is_centered ? codec.head_dim() : 0),
         sum(has_spans ? recent.width() : 0) {}
 
   // With pages that both share until one is written; the rest is copied.
   HeadSide copy(const TokenSegments& segments) const {
-    return {pages.share(segments.end_of_codes()), sinks, recent, scales, center, sum};
+    return {pages.share(segments.end_of_codes()), sinks, recent, transform, center, sum};
   }
 
   std::size_t memory_bytes() const {
     return pages.memory_bytes() + sinks.memory_bytes() + recent.memory_bytes() +
-           (scales.capacity() + center.capacity() + sum.capacity()) * sizeof(A);
+           transform.memory_bytes() + (center.capacity() + sum.capacity()) * sizeof(A);
   }
 
   bool has_spans() const { return !sum.empty(); }
 
-  // [head_dim]; null: 1.
-  const A* scales_or_null() const { return scales.empty() ? nullptr : scales.data(); }
-
-  // What is subtracted from all scaled rows, [head_dim]; null: nothing, or not the same from all.
+  // What is subtracted from all transformed rows, [head_dim]; null: nothing, or not the same from
+  // all.
   const A* given_center() const { return center.empty() || has_spans() ? nullptr : center.data(); }
 
   // As far as it is the same for all rows.
-  Conditioning<A> given_conditioning() const { return {scales_or_null(), given_center()}; }
+  Conditioning<A> given_conditioning() const { return {transform.get(), given_center()}; }
 
   // For rows that are encoded now.
   Conditioning<A> conditioning() const {
-    return {scales_or_null(), center.empty() ? nullptr : center.data()};
+    return {transform.get(), center.empty() ? nullptr : center.data()};
   }
 
   // For the row in a slot of codes; the centre of a span is decoded to work.center.
@@ -93,26 +91,35 @@ struct HeadSide {
                                   const SideScratch<A>& work) const noexcept {
     if (!has_spans()) return conditioning();
     codec.decode_center(pages.center(slot / kSpanTokens), work.center, work.codec_scratch);
-    return {scales_or_null(), work.center};
+    return {transform.get(), work.center};
   }
 
-  // Whether a row may be kept exact now and encoded later without a failure then: its numbers are
-  // finite and at most largest_number, and its norm, conditioned, is at most largest_norm.
+  // Whether a row may be kept exact now, and encoded later, if it is to be, without a failure then:
+  // its numbers are finite and at most largest_number, and its norm, conditioned, is at most
+  // largest_norm.
   template <typename T>
-  static EncodeFailure check_exact(const T* row, const Conditioning<A>& change,
-                                   std::size_t head_dim, double largest_number,
-                                   double largest_norm) noexcept {
+  EncodeFailure check_exact(const T* row, std::size_t head_dim, double largest_number,
+                            bool will_be_encoded, double largest_norm) const noexcept {
     const double largest = largest_magnitude<A>(row, head_dim);
     if (largest > (std::numeric_limits<double>::max)()) return EncodeFailure::kNotFinite;
     if (largest > largest_number) return EncodeFailure::kOutOfRange;
-    if (change.is_identity() && largest * static_cast<double>(head_dim) <= largest_norm) {
+    if (!will_be_encoded) return EncodeFailure::kNone;
+    const Conditioning<A> change = given_conditioning();
+    const double largest_change = transform.largest_stretch() * static_cast<double>(head_dim);
+    if (change.center == nullptr && largest * largest_change <= largest_norm) {
       return EncodeFailure::kNone;
     }
     // In units of the limit, whose squares do not overflow.
+    const auto share_of = [&](std::size_t i) { return static_cast<double>(row[i]) / largest_norm; };
     double square = 0.0;
     for (std::size_t i = 0; i < head_dim; ++i) {
-      double share = static_cast<double>(row[i]) / largest_norm;
-      if (change.scales != nullptr) share *= static_cast<double>(change.scales[i]);
+      double share = change.transform.matrix == nullptr ? share_of(i) : 0.0;
+      for (std::size_t j = 0; change.transform.matrix != nullptr && j < head_dim; ++j) {
+        share += share_of(j) * static_cast<double>(change.transform.matrix[i * head_dim + j]);
+      }
+      if (change.transform.scales != nullptr) {
+        share *= static_cast<double>(change.transform.scales[i]);
+      }
       if (change.center != nullptr) share -= static_cast<double>(change.center[i]) / largest_norm;
       square += share * share;
     }
@@ -165,7 +172,7 @@ struct HeadSide {
     }
     const A factor = static_cast<A>(2 * kCenterReach) / static_cast<A>(num_summed + num_recent);
     for (std::size_t i = 0; i < codec.head_dim(); ++i) work.rows[i] = factor * sum[i];
-    codec.vectors().condition(scales_or_null(), nullptr, codec.head_dim(), work.rows);
+    codec.vectors().condition({transform.get(), nullptr}, codec.head_dim(), work.rows);
     codec.encode_center(work.rows, pages.center(slot / kSpanTokens), work.codec_scratch);
     load_center(codec, slot, work);
   }
@@ -184,8 +191,7 @@ struct HeadSide {
     if (is_summed) add_to_sum(codec, count, work);
     const Conditioning<A> change = conditioning();
     for (std::size_t row = 0; !change.is_identity() && row < count; ++row) {
-      codec.vectors().condition(change.scales, change.center, codec.head_dim(),
-                                work.rows + row * work.stride);
+      codec.vectors().condition(change, codec.head_dim(), work.rows + row * work.stride);
     }
     const EncodeResult result =
         encode(Rows<const A>{work.rows, count, work.stride}, codec, first_slot, {}, work);
@@ -229,22 +235,22 @@ struct HeadSide {
   }
 
   PagePool pages;
-  ExactRows sinks;        // by token
-  ExactRows recent;       // by slot
-  std::vector<A> scales;  // [head_dim], of the rows that are encoded; empty: 1
-  std::vector<A> center;  // [head_dim], of what is scaled: given, or that of the span which is
-                          // being filled; or empty
-  std::vector<A> sum;     // [padded head_dim], of the rows that the next centre is to know of, over
-                          // 2 kCenterReach; empty: spans have no centres
+  ExactRows sinks;             // by token
+  ExactRows recent;            // by slot
+  HeadTransform<A> transform;  // of the rows that are encoded
+  std::vector<A> center;       // [head_dim], of what has been transformed: given, or that of the
+                               // span which is being filled; or empty
+  std::vector<A> sum;          // [padded head_dim], of the rows that the next centre is to know of,
+                               // over 2 kCenterReach; empty: spans have no centres
 
  private:
   HeadSide(PagePool given_pages, const ExactRows& given_sinks, const ExactRows& given_recent,
-           const std::vector<A>& given_scales, const std::vector<A>& given_center,
+           const HeadTransform<A>& given_transform, const std::vector<A>& given_center,
            const std::vector<A>& given_sum)
       : pages(std::move(given_pages)),
         sinks(given_sinks),
         recent(given_recent),
-        scales(given_scales),
+        transform(given_transform),
         center(given_center),
         sum(given_sum) {}
 

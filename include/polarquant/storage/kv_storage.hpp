@@ -160,10 +160,10 @@ class KVStorage {
     if (num_summed > 0) summed_ = {end - num_summed, end, num_rows};
   }
 
-  // A given mean as it was given; where nothing scales it, at the precision that it came in.
+  // A given mean as it was given; where nothing transforms it, at the precision that it came in.
   A given_mean(Side side, std::size_t index, std::size_t i) const {
     const Head& head = heads(side)[index];
-    if (head.scales.empty()) return head.center[i];
+    if (head.transform.get().is_identity()) return head.center[i];
     return static_cast<A>(given_means(side)[index * head.center.size() + i]);
   }
 
@@ -172,9 +172,9 @@ class KVStorage {
     Head& head = heads(side)[index];
     std::vector<float>& given = side == Side::kKeys ? config_.key_mean : config_.value_mean;
     for (std::size_t i = 0; i < mean.size(); ++i) {
-      head.center[i] = head.scales.empty() ? mean[i] : head.scales[i] * mean[i];
       given[index * mean.size() + i] = static_cast<float>(mean[i]);
     }
+    set_center(side, head, mean);
   }
 
  private:
@@ -212,30 +212,40 @@ class KVStorage {
     return side == Side::kKeys ? config_.key_mean : config_.value_mean;
   }
 
+  // mean: [head_dim], as the caller's rows are.
+  void set_center(Side side, Head& head, const std::vector<A>& mean) const {
+    head.center = mean;
+    codec_->side(side).vectors().condition({head.transform.get(), nullptr}, mean.size(),
+                                           head.center.data());
+  }
+
+  HeadTransform<A> transform_of(Side side, std::size_t index) const {
+    const LayerCalibration& calibration = config_.calibration;
+    if (side == Side::kValues) return {};
+    if (calibration.key_matrices != nullptr) return {calibration.key_matrices, index};
+    std::vector<A> scales = own(calibration.key_scales, codec_->keys().head_dim(), index);
+    if (std::all_of(scales.begin(), scales.end(), [](A scale) { return scale == A(1); })) return {};
+    return HeadTransform<A>(std::move(scales));
+  }
+
+  // The entries of one head, of those of all or of none.
+  std::vector<A> own(const std::vector<float>& all, std::size_t head_dim, std::size_t index) const {
+    if (all.empty()) return {};
+    const auto first = all.begin() + static_cast<std::ptrdiff_t>(index * head_dim);
+    return std::vector<A>(first, first + static_cast<std::ptrdiff_t>(head_dim));
+  }
+
   Head make_head(Side side, std::size_t index) const {
     const Codec<A>& codec = codec_->side(side);
-    const std::size_t d = codec.head_dim();
     // An uncompressed side has nothing to gain.
     if (codec.format().is_uncompressed()) {
       return Head(codec, config_.allocator, exact_type_, false, false, {});
     }
-    const auto own = [&](const std::vector<float>& all) {
-      if (all.empty()) return std::vector<A>();
-      const auto first = all.begin() + static_cast<std::ptrdiff_t>(index * d);
-      return std::vector<A>(first, first + static_cast<std::ptrdiff_t>(d));
-    };
-    std::vector<A> scales;
-    if (side == Side::kKeys) scales = own(config_.calibration.key_scales);
-    if (std::all_of(scales.begin(), scales.end(), [](A scale) { return scale == A(1); })) {
-      scales.clear();
-    }
-    const std::vector<A> given = own(given_means(side));
+    const std::vector<A> given = own(given_means(side), codec.head_dim(), index);
     const bool has_spans = config_.centering == Centering::kLocal;
     Head head(codec, config_.allocator, exact_type_, has_spans || !given.empty(), has_spans,
-              std::move(scales));
-    for (std::size_t i = 0; i < given.size(); ++i) {
-      head.center[i] = head.scales.empty() ? given[i] : head.scales[i] * given[i];
-    }
+              transform_of(side, index));
+    if (!given.empty()) set_center(side, head, given);
     return head;
   }
 

@@ -93,20 +93,6 @@ POLARQUANT_ALWAYS_INLINE void add_centers(Rows<const std::byte> codes, std::size
   }
 }
 
-// row = scales row - center, element by element, in one rounding whatever the compiler, so that
-// equal rows get equal codes. scales, center, row: [head_dim]; null scales: 1, a null center: 0.
-template <typename T>
-POLARQUANT_ALWAYS_INLINE void condition(const T* scales, const T* center, std::size_t head_dim,
-                                        T* row) {
-  if (scales == nullptr) {
-    for (std::size_t i = 0; center != nullptr && i < head_dim; ++i) row[i] -= center[i];
-  } else if (center == nullptr) {
-    for (std::size_t i = 0; i < head_dim; ++i) row[i] *= scales[i];
-  } else {
-    for (std::size_t i = 0; i < head_dim; ++i) row[i] = fused(scales[i], row[i], -center[i]);
-  }
-}
-
 }  // namespace loops
 }  // namespace detail
 POLARQUANT_END_NAMESPACE
