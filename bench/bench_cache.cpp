@@ -1,11 +1,14 @@
-// What the cache costs around the kernels: exact segments and centres beside a fully encoded cache,
-// appending token by token beside appending at once.
+// What the cache costs around the kernels: exact segments, centres and transforms of keys beside a
+// fully encoded cache, appending token by token beside appending at once.
 
 #include <benchmark/benchmark.h>
 
 #include <Eigen/Core>
+#include <cstddef>
+#include <memory>
 #include <polarquant/polarquant.hpp>
 #include <string>
+#include <vector>
 
 #include "memory.hpp"
 
@@ -19,17 +22,29 @@ using polarquant::RowMatrix;
 
 constexpr int kHeadDim = 128;
 
-KVCacheConfig make_config(Arithmetic arithmetic, int num_query_heads, bool with_exact,
-                          bool is_centered) {
+// kind: words of exact_segments, centred, and scales or matrices.
+KVCacheConfig make_config(Arithmetic arithmetic, int num_query_heads, const std::string& kind) {
+  const auto has = [&kind](const char* word) { return kind.find(word) != std::string::npos; };
   KVCacheConfig config;
   config.num_query_heads = num_query_heads;
   config.key_format = PolarFormat::full_depth(kHeadDim, 3.25);
   config.value_format = config.key_format;
   config.arithmetic = arithmetic;
   config.rotation = polarquant::RotationKind::kHadamard;
-  config.num_sink_tokens = with_exact ? 4 : 0;
-  config.num_recent_tokens = with_exact ? 128 : 0;
-  config.centering = is_centered ? polarquant::Centering::kLocal : polarquant::Centering::kNone;
+  config.num_sink_tokens = has("exact_segments") ? 4 : 0;
+  config.num_recent_tokens = has("exact_segments") ? 128 : 0;
+  config.centering = has("centred") ? polarquant::Centering::kLocal : polarquant::Centering::kNone;
+  // Their numbers make no difference to the time.
+  if (has("scales")) config.calibration.key_scales.assign(kHeadDim, 1.25f);
+  if (has("matrices")) {
+    std::vector<float> triangle;
+    for (std::size_t i = 0; i < kHeadDim; ++i) {
+      triangle.insert(triangle.end(), i, 0.001f);
+      triangle.push_back(1.25f);
+    }
+    config.calibration.key_matrices =
+        std::make_shared<const polarquant::KeyMatrices>(1, kHeadDim, triangle);
+  }
   return config;
 }
 
@@ -76,28 +91,27 @@ int main(int argc, char** argv) {
   for (const Arithmetic arithmetic : {Arithmetic::kExact, Arithmetic::kFixedPoint}) {
     for (const int num_query_heads : {1, 4}) {
       for (const int num_tokens : {2048, 32768}) {
-        for (const char* const what : {"encoded", "exact_segments", "centred"}) {
+        for (const char* const what :
+             {"encoded", "exact_segments", "centred", "centred_scales", "centred_matrices"}) {
           const std::string kind = what;
           benchmark::RegisterBenchmark(
               ("attend/" + kind + (arithmetic == Arithmetic::kExact ? "/float" : "/16-bit") +
                "/query_heads:" + std::to_string(num_query_heads) +
                "/tokens:" + std::to_string(num_tokens))
                   .c_str(),
-              attend,
-              make_config(arithmetic, num_query_heads, kind == "exact_segments", kind == "centred"),
-              num_tokens);
+              attend, make_config(arithmetic, num_query_heads, kind), num_tokens);
         }
       }
     }
   }
   // Centres beside exact segments: both keep recent tokens exact and encode whole tiles.
-  for (const char* const what : {"encoded", "exact_segments", "exact_segments_centred"}) {
+  for (const char* const what :
+       {"encoded", "exact_segments", "exact_segments_centred", "exact_segments_centred_scales",
+        "exact_segments_centred_matrices"}) {
     const std::string kind = what;
     for (const std::size_t step : {std::size_t{1}, std::size_t{512}}) {
-      benchmark::RegisterBenchmark(
-          ("append/" + kind + "/step:" + std::to_string(step)).c_str(), append,
-          make_config(Arithmetic::kExact, 1, kind != "encoded", kind == "exact_segments_centred"),
-          step);
+      benchmark::RegisterBenchmark(("append/" + kind + "/step:" + std::to_string(step)).c_str(),
+                                   append, make_config(Arithmetic::kExact, 1, kind), step);
     }
   }
   benchmark::Initialize(&argc, argv);

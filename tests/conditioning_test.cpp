@@ -192,4 +192,38 @@ TYPED_TEST(ConditioningTest, ScoresAreThoseOfTheDecodedRows) {
   }
 }
 
+// Codes must not depend on the machine.
+template <typename A>
+void expect_same_bits_everywhere() {
+  polarquant::Random random(8);
+  for (const std::size_t width : {2u, 30u, 64u, 80u, 128u, 200u}) {
+    const auto matrices = polarquant_test::random_key_matrices(1, static_cast<int>(width), random);
+    const std::vector<A> row = gaussian_vector<A>(width, width);
+    const std::vector<A> center = gaussian_vector<A>(width, width + 1);
+    const std::vector<A> scales(width, A(1.1));
+    for (const KeyTransform<A>& transform :
+         {KeyTransform<A>{}, KeyTransform<A>{scales.data(), nullptr, nullptr},
+          matrices->template transform<A>(0)}) {
+      for (const Conditioning<A>& change :
+           {Conditioning<A>{transform, nullptr}, Conditioning<A>{transform, center.data()}}) {
+        std::vector<A> expected[2];
+        for (const polarquant::Isa isa : polarquant_test::available_isas()) {
+          const auto kernels = polarquant::detail::choose_vector_kernels<A>(isa);
+          for (const bool is_back : {false, true}) {
+            std::vector<A> changed = row;
+            (is_back ? kernels.uncondition : kernels.condition)(change, width, changed.data());
+            if (expected[is_back].empty()) expected[is_back] = changed;
+            EXPECT_EQ(changed, expected[is_back]) << width;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(ConditionKernelsTest, EveryInstructionSetGivesTheSameBits) {
+  expect_same_bits_everywhere<float>();
+  expect_same_bits_everywhere<double>();
+}
+
 }  // namespace

@@ -72,28 +72,32 @@ calibration() {  # NAME TEXTS [FLAG VALUE]...
 }
 
 calibration scales "$calibrate"
+calibration matrices "$calibrate" --kind matrices
 scales=(--calibration "$out/scales.calibration")
-eval_rows main main 40 "${scales[@]}"
+both=(--calibration "$out/scales.calibration,$out/matrices.calibration")
+eval_rows main main 40 "${both[@]}"
 eval_rows layers layers 3 --text "$other"
 # Of the wanted average 0.066 are the centres'.
 for bits in 3.25 4.25; do
-  calibration "layers_$bits" "$calibrate" \
+  calibration "layers_$bits" "$calibrate" --kind matrices \
     --average-bits "$(python3 -c "print($bits - 8 * 34 / (64 * 64))")"
   eval_rows "by_layer_$bits" none 40 --calibration "$out/layers_$bits.calibration"
 done
 # How much text a calibration needs, and of how many kinds.
+amount() {  # NAME TEXTS [FLAG VALUE]...
+  calibration "$1_scales" "${@:2}"
+  calibration "$1_matrices" "${@:2}" --kind matrices
+  eval_rows "$1" none 10 --pairs "full_depth 3.25/full_depth 3.25" \
+    --calibration "$out/$1_scales.calibration,$out/$1_matrices.calibration"
+}
 for tokens in 256 1024 4096 16384; do
   window=$((tokens < 2048 ? tokens / 2 : 2048))
-  calibration "tokens_$tokens" "$calibrate" --tokens "$tokens" --window "$window"
-  eval_rows "tokens_$tokens" none 10 --calibration "$out/tokens_$tokens.calibration" \
-    --pairs "full_depth 3.25/full_depth 3.25"
+  amount "tokens_$tokens" "$calibrate" --tokens "$tokens" --window "$window"
 done
-calibration one_text "${calibration_texts[0]}"
-eval_rows one_text none 10 --calibration "$out/one_text.calibration" \
-  --pairs "full_depth 3.25/full_depth 3.25"
+amount one_text "${calibration_texts[0]}"
 eval_rows settings settings 10 --other-text "$other"
 eval_rows seeds seeds 10
-eval_rows long few 8 --window 2048 "${scales[@]}"
+eval_rows long few 8 --window 2048 "${both[@]}"
 eval_rows fitted fitted 10 --fit-texts "$calibrate" "${scales[@]}" \
   --pairs "full_depth 2.25/full_depth 2.25,full_depth 3.25/full_depth 3.25"
 eval_rows heads heads 1 --text "$other"

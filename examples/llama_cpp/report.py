@@ -154,12 +154,14 @@ def plot_quality(measured, path):
             ("defaults", "polar codes, defaults", "full_depth"),
             ("defaults", "scalar Lloyd-Max, the same defaults", "unbiased_scalar")):
         rows = sorted((row for row in measured["rows"]
-                       if row["group"] == group and row["name"].startswith(pick)),
+                       if row["group"] == group and row["name"].startswith(pick)
+                       and "matrices" not in row["name"]),
                       key=lambda row: row["key_bits"])
         color = COLORS["scalar"] if "scalar" in pick else COLORS[group]
         axes.plot([row["key_bits"] for row in rows], [row["mean_divergence"] for row in rows],
                   "o-", label=label, color=color)
-    paper = [row for row in measured["rows"] if row["name"].startswith("paper")]
+    paper = [row for row in measured["rows"]
+             if row["name"].startswith("paper") and "matrices" not in row["name"]]
     axes.plot([row["key_bits"] for row in paper], [row["mean_divergence"] for row in paper], "s",
               color="#2b8a3e", label="paper's format, without and with a calibration")
     for row in measured["rows"]:
@@ -183,19 +185,23 @@ def text_table(folder):
     """How much text a calibration needs: 3.25 bits, the first ten windows."""
     lines = []
     for name, what in [(f"tokens_{n}", f"{n:,} tokens of all texts") for n in TOKENS] + [
-            ("one_text", "8,192 tokens of one text")]:
-        plain, calibrated = load(folder, name)["rows"]
-        mean, error = difference(calibrated, plain)
-        lines.append([what, f"{plain['mean_divergence']:.4f}",
-                      f"{calibrated['mean_divergence']:.4f}", f"{mean:+.4f} ({error:.4f})"])
-    return table(["calibration from", "KL without", "KL with", "difference (standard error)"], lines)
+            ("one_text", "16,384 tokens of one text")]:
+        rows = load(folder, name)["rows"]
+        line = [what] + [f"{row['mean_divergence']:.4f}" for row in rows]
+        for row, peer in ((rows[1], rows[0]), (rows[2], rows[1])):
+            mean, error = difference(row, peer)
+            line.append(f"{mean:+.4f} ({error:.4f})")
+        lines.append(line)
+    return table(["calibration from", "KL without", "with scales", "with matrices",
+                  "scales less none (standard error)", "matrices less scales"], lines)
 
 
 def plot_texts(folder, path):
     runs = [load(folder, f"tokens_{n}")["rows"] for n in TOKENS]
     figure, axes = plt.subplots(figsize=(7, 4))
-    axes.plot(TOKENS, [rows[1]["mean_divergence"] for rows in runs], "o-",
-              color=COLORS["calibrated"], label="with a calibration")
+    for i, what, style in ((1, "scales", "o-"), (2, "matrices", "s--")):
+        axes.plot(TOKENS, [rows[i]["mean_divergence"] for rows in runs], style,
+                  color=COLORS["calibrated"], label="with " + what)
     axes.axhline(runs[0][0]["mean_divergence"], color=COLORS["defaults"], label="without")
     axes.set_xscale("log")
     axes.set_xticks(TOKENS, [f"{n:,}" for n in TOKENS])
@@ -295,7 +301,7 @@ def main():
     by_layer = []
     for bits in ("3.25", "4.25"):
         row = load(folder, "by_layer_" + bits)["rows"][-1]
-        by_layer.append(dict(row, name=f"full_depth {bits} on average by layer, calibrated"))
+        by_layer.append(dict(row, name=f"full_depth {bits} on average by layer, calibrated with matrices"))
     settings, layers = load(folder, "settings"), load(folder, "layers")
     cells = load(folder, "needle")["cells"] + load(folder, "needle_long")["cells"]
     with open(os.path.join(folder, "speed.jsonl")) as file:

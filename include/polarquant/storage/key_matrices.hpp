@@ -120,8 +120,8 @@ class KeyMatrices {
         matrix(i, j) = matrix(j, i) = static_cast<double>(*triangle);
       }
     }
-    const Eigen::LLT<Eigen::MatrixXd> factors(matrix);
-    if (factors.info() != Eigen::Success) return "is not positive definite";
+    const Eigen::LDLT<Eigen::MatrixXd> factors(matrix);
+    if (!(factors.vectorD().minCoeff() > 0.0)) return "is not positive definite";
     Eigen::MatrixXd inverse = factors.solve(Eigen::MatrixXd::Identity(d, d));
     inverse = (0.5 * (inverse + inverse.transpose())).eval();
     head.row_sum = largest_row_sum(matrix);
