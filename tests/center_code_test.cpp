@@ -174,27 +174,4 @@ TEST(CenterKernelsTest, MultiplyCentersAsTheyDecode) {
   }
 }
 
-// The same scaled row in every instruction set, rounded once.
-TEST(ConditionTest, IsRoundedOnceEverywhere) {
-  const std::vector<float> scales = polarquant_test::gaussian_vector<float>(80, 1);
-  const std::vector<float> center = polarquant_test::gaussian_vector<float>(80, 2);
-  const std::vector<float> given = polarquant_test::gaussian_vector<float>(80, 3);
-  for (const Isa isa : polarquant_test::available_isas()) {
-    const auto kernels = choose_vector_kernels<float>(isa);
-    std::vector<float> row = given;
-    kernels.condition(scales.data(), center.data(), 80, row.data());
-    for (std::size_t i = 0; i < 80; ++i)
-      EXPECT_EQ(row[i], std::fma(scales[i], given[i], -center[i]));
-    row = given;
-    kernels.condition(nullptr, center.data(), 80, row.data());
-    for (std::size_t i = 0; i < 80; ++i) EXPECT_EQ(row[i], given[i] - center[i]);
-    row = given;
-    kernels.condition(scales.data(), nullptr, 80, row.data());
-    for (std::size_t i = 0; i < 80; ++i) EXPECT_EQ(row[i], given[i] * scales[i]);
-    row = given;
-    kernels.condition(nullptr, nullptr, 80, row.data());
-    EXPECT_EQ(row, given);
-  }
-}
-
 }  // namespace

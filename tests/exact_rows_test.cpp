@@ -60,9 +60,10 @@ TEST(ExactRowsTest, EveryTypeHoldsItsOwnNumbers) {
 TEST(HeadSideTest, CheckSaysWhatCannotBeKept) {
   using polarquant::EncodeFailure;
   const auto check = [](std::vector<float> row, double norm, const float* offset = nullptr,
-                        const float* scales = nullptr) {
-    return polarquant::detail::HeadSide<float>::check_exact(row.data(), {scales, offset},
-                                                            row.size(), 65504.0, norm);
+                        const polarquant::detail::HeadTransform<float>& transform = {}) {
+    return polarquant::detail::HeadSide<float>::check_exact(row.data(), {transform.get(), offset},
+                                                            transform.largest_stretch(), row.size(),
+                                                            65504.0, norm);
   };
   EXPECT_EQ(check({0.0f, -65504.0f}, 1e9), EncodeFailure::kNone);
   EXPECT_EQ(check({0.0f, -65505.0f}, 1e9), EncodeFailure::kOutOfRange);
@@ -77,10 +78,19 @@ TEST(HeadSideTest, CheckSaysWhatCannotBeKept) {
   EXPECT_EQ(check({3.0f, 4.0f}, 9.99, offset), EncodeFailure::kOutOfRange);
   EXPECT_EQ(check({-3.0f, -4.0f}, 0.01, offset), EncodeFailure::kNone);
   // Scaled: the offset is of what is scaled.
-  const float scales[] = {2.0f, 0.25f};
+  const polarquant::detail::HeadTransform<float> scales({2.0f, 0.25f});
   EXPECT_EQ(check({1.5f, 16.0f}, 5.0, nullptr, scales), EncodeFailure::kNone);
   EXPECT_EQ(check({1.5f, 16.0f}, 4.99, nullptr, scales), EncodeFailure::kOutOfRange);
   EXPECT_EQ(check({-1.5f, -16.0f}, 0.01, offset, scales), EncodeFailure::kNone);
+  // Times a matrix: (2, 1) becomes (5, 4) - (-3, -4) = (8, 8), and (-1, -1) becomes (0, 1).
+  const polarquant::detail::HeadTransform<float> matrix(
+      std::make_shared<const polarquant::KeyMatrices>(1, 2, std::vector<float>{2.0f, 1.0f, 2.0f}),
+      0);
+  EXPECT_EQ(check({2.0f, 1.0f}, 6.41, nullptr, matrix), EncodeFailure::kNone);
+  EXPECT_EQ(check({2.0f, 1.0f}, 6.40, nullptr, matrix), EncodeFailure::kOutOfRange);
+  EXPECT_EQ(check({2.0f, 1.0f}, 11.32, offset, matrix), EncodeFailure::kNone);
+  EXPECT_EQ(check({2.0f, 1.0f}, 11.31, offset, matrix), EncodeFailure::kOutOfRange);
+  EXPECT_EQ(check({-1.0f, -1.0f}, 1.01, offset, matrix), EncodeFailure::kNone);
 }
 
 TEST(ExactLoopsTest, AgreeWithDoubleOnEveryInstructionSet) {

@@ -94,19 +94,18 @@ struct HeadSide {
     return {transform.get(), work.center};
   }
 
-  // Whether a row may be kept exact now, and encoded later, if it is to be, without a failure then:
-  // its numbers are finite and at most largest_number, and its norm, conditioned, is at most
-  // largest_norm.
+  // Whether a row may be kept exact now and encoded later without a failure then: its numbers are
+  // finite and at most largest_number, and its norm, conditioned, is at most largest_norm.
+  // largest_stretch: that of the transform.
   template <typename T>
-  EncodeFailure check_exact(const T* row, std::size_t head_dim, double largest_number,
-                            bool will_be_encoded, double largest_norm) const noexcept {
+  static EncodeFailure check_exact(const T* row, const Conditioning<A>& change,
+                                   double largest_stretch, std::size_t head_dim,
+                                   double largest_number, double largest_norm) noexcept {
     const double largest = largest_magnitude<A>(row, head_dim);
     if (largest > (std::numeric_limits<double>::max)()) return EncodeFailure::kNotFinite;
     if (largest > largest_number) return EncodeFailure::kOutOfRange;
-    if (!will_be_encoded) return EncodeFailure::kNone;
-    const Conditioning<A> change = given_conditioning();
-    const double largest_change = transform.largest_stretch() * static_cast<double>(head_dim);
-    if (change.center == nullptr && largest * largest_change <= largest_norm) {
+    if (change.center == nullptr &&
+        largest * largest_stretch * static_cast<double>(head_dim) <= largest_norm) {
       return EncodeFailure::kNone;
     }
     // In units of the limit, whose squares do not overflow.

@@ -95,12 +95,16 @@ AppendResult KVStorage<A>::check_exact_rows(const Rows<const T> (&given)[2]) con
       // An eighth of the largest norm leaves room for a centre that is still to be fixed, which is
       // no longer than the longest row, and for the factor of the norm, at most 2.
       const bool is_encoded = !is_sink && !codec.format().is_uncompressed();
-      const double largest_norm = largest_of(number_type) / 8;
+      const double largest_norm =
+          is_encoded ? largest_of(number_type) / 8 : std::numeric_limits<double>::infinity();
       const T* const row = given[static_cast<std::size_t>(side)].row(token - first);
       for (std::size_t head = 0; head < num_heads(); ++head) {
+        const Head& side_of_head = heads(side)[head];
         const EncodeFailure failure =
-            heads(side)[head].check_exact(row + head * codec.head_dim(), codec.head_dim(),
-                                          largest_of(type), is_encoded, largest_norm);
+            Head::check_exact(row + head * codec.head_dim(),
+                              is_encoded ? side_of_head.given_conditioning() : Conditioning<A>(),
+                              side_of_head.transform.largest_stretch(), codec.head_dim(),
+                              largest_of(type), largest_norm);
         if (failure == EncodeFailure::kNone) continue;
         return {failure, token - first, static_cast<int>(head), side, type};
       }
