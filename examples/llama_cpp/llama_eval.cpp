@@ -41,7 +41,7 @@ constexpr int kFitWindow = 2048;
 
 const char* const kUsage =
     "usage: llama_eval --model FILE --text FILE --out FILE.json "
-    "[--rows main,settings,seeds,few,fitted,layers,heads,none] [--pairs KEYS/VALUES,...] "
+    "[--rows main,peers,settings,seeds,few,fitted,layers,heads,none] [--pairs KEYS/VALUES,...] "
     "[--window 512] [--windows 64] [--other-text FILE] "
     "[--calibration FILE,..] [--fit-texts FILE,..]";
 
@@ -108,6 +108,8 @@ std::vector<CacheFormat> formats_of(const Options& options, const Model& model,
     std::vector<CacheFormat> more;
     if (name == "main") {
       more = main_formats(calibrations);
+    } else if (name == "peers") {
+      more = llama_cpp_formats();
     } else if (name == "settings") {
       more = setting_formats();
     } else if (name == "seeds") {

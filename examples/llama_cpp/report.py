@@ -314,6 +314,7 @@ def main():
         settings, [row for row in settings["rows"] if row["group"] == "mixed"]))
     text = insert(text, "seeds", seed_table(load(folder, "seeds")))
     text = insert(text, "long", quality_table(load(folder, "long")))
+    text = insert(text, "fitted", quality_table(load(folder, "fitted")))
     text = insert(text, "texts", text_table(folder))
     text = insert(text, "worst", worst_table(layers, load(folder, "heads")))
     text = insert(text, "needle", needle_table(cells))

@@ -82,7 +82,7 @@ inline RowMatrix<double> key_matrix(const KeyMatrixMoments& moments,
   using detail::throw_invalid_argument;
   using Eigen::Index;
   const Index d = moments.keys.rows();
-  if (!(options.shrinkage >= 0.0 && options.shrinkage <= 1.0)) {
+  if (!detail::is_finite(options.shrinkage) || options.shrinkage < 0.0 || options.shrinkage > 1.0) {
     throw_invalid_argument({"shrinkage is ", options.shrinkage, ", must be 0 .. 1"});
   }
   if (!detail::is_finite(options.regularization) || options.regularization < 0.0) {
