@@ -335,7 +335,7 @@ TEST(CalibratorSumTest, MatricesAreThoseOfTheMoments) {
   Calibrator calibrator(kShape, CalibrationKind::kMatrices), first(kShape, calibrator.kind()),
       second(kShape, calibrator.kind());
   EXPECT_FALSE(calibrator.finish().has_layer(0));
-  for (const std::uint64_t seed : {1, 2}) {
+  for (std::uint64_t seed = 1; seed <= 2; ++seed) {
     add(calibrator, 1, seed);
     add(seed == 1 ? second : first, 1, seed);
   }

@@ -93,7 +93,7 @@ TYPED_TEST(KVCacheCalibrationTest, ScoresAreThoseOfTheDecodedKeys) {
 
 TYPED_TEST(KVCacheCalibrationTest, AttentionIsThatOverTheDecodedRowsWithAnyOptions) {
   polarquant::Random random(5);
-  for (int trial = 0; trial < 40; ++trial) {
+  for (std::size_t trial = 0; trial < 40; ++trial) {
     const auto cache = this->filled(TestFixture::configs_of(
         kCenterings[trial % 3], static_cast<std::size_t>(random_int(random, 0, 5)),
         static_cast<std::size_t>(random_int(random, 0, 90)))[trial / 3 % 2]);
