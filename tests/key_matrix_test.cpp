@@ -28,7 +28,8 @@ constexpr KeyMatrixOptions kExact{0.0, 0.0};
 
 // Of rows whose channels differ in size and depend on each other.
 Matrix random_moments(std::uint64_t seed, Index d) {
-  Matrix mix = gaussian_matrix<double>(d, d, seed);
+  Matrix mix = gaussian_matrix<double>(d, d, seed, 0.4 / std::sqrt(static_cast<double>(d)));
+  mix += Matrix::Identity(d, d);
   for (Index i = 0; i < d; ++i) mix.col(i) *= std::exp(std::sin(static_cast<double>(i + 1)));
   const Matrix rows = gaussian_matrix<double>(4 * d, d, seed + 1) * mix;
   return rows.transpose() * rows;
