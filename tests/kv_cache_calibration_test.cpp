@@ -60,6 +60,15 @@ class KVCacheCalibrationTest : public testing::Test {
     tokens_.append_to(cache, 0, count);
     return cache;
   }
+  // Bit for bit what a cache without a calibration is.
+  void expect_as_without(const KVCacheConfig& config) const {
+    KVCacheConfig plain = config;
+    plain.calibration = {};
+    const auto cache = filled(config), other = filled(plain);
+    EXPECT_TRUE(state_of(cache) == state_of(other));
+    EXPECT_EQ(cache.attend(queries_), other.attend(queries_));
+    EXPECT_EQ(cache.attention_scores(queries_), other.attention_scores(queries_));
+  }
 
   const TokenRows<T> tokens_{make_config<typename Case::Family>(), 400, 1};
   const RowMatrix<T> queries_ = random_queries<T>(make_config<typename Case::Family>(), 4);
@@ -111,23 +120,13 @@ TYPED_TEST(KVCacheCalibrationTest, AttentionIsThatOverTheDecodedRowsWithAnyOptio
 TYPED_TEST(KVCacheCalibrationTest, ScalesOf1AreNoScales) {
   KVCacheConfig config = TestFixture::config_of(Centering::kLocal);
   config.calibration.key_scales.assign(64, 1.0f);
-  KVCacheConfig plain = config;
-  plain.calibration = {};
-  const auto cache = this->filled(config), other = this->filled(plain);
-  EXPECT_TRUE(state_of(cache) == state_of(other));
-  EXPECT_EQ(cache.attend(this->queries_), other.attend(this->queries_));
-  EXPECT_EQ(cache.attention_scores(this->queries_), other.attention_scores(this->queries_));
+  this->expect_as_without(config);
 }
 
 TYPED_TEST(KVCacheCalibrationTest, AnUncompressedSideIsNotTransformed) {
   for (KVCacheConfig config : TestFixture::configs_of(Centering::kLocal)) {
     config.key_format = PolarFormat::uncompressed(32, FloatType::kFloat32);
-    KVCacheConfig plain = config;
-    plain.calibration = {};
-    const auto cache = this->filled(config), other = this->filled(plain);
-    EXPECT_TRUE(state_of(cache) == state_of(other));
-    EXPECT_EQ(cache.attend(this->queries_), other.attend(this->queries_));
-    EXPECT_EQ(cache.attention_scores(this->queries_), other.attention_scores(this->queries_));
+    this->expect_as_without(config);
   }
 }
 

@@ -96,7 +96,8 @@ class KVCache {
   // What remove() removed: ranges apart from each other, in order.
   const std::vector<TokenRange>& removed_tokens() const { return storage_.removed().ranges(); }
 
-  // Bytes of everything this cache holds, pages that copies share in full; without the codec.
+  // Bytes of everything this cache holds, pages that copies share in full; without the codec and a
+  // calibration's matrices.
   std::size_t memory_bytes() const {
     return sizeof(*this) - sizeof(storage_) + storage_.memory_bytes();
   }
