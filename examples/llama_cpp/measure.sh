@@ -91,7 +91,9 @@ amount() {  # NAME TEXTS [FLAG VALUE]...
     --calibration "$out/$1_scales.calibration,$out/$1_matrices.calibration"
 }
 for tokens in 256 1024 4096 16384; do
-  window=$((tokens < 2048 ? tokens / 2 : 2048))
+  # A window of each text at least: shorter ones where there are few tokens.
+  window=$((tokens / ${#calibration_texts[@]}))
+  window=$((window < 2048 ? window : 2048))
   amount "tokens_$tokens" "$calibrate" --tokens "$tokens" --window "$window"
 done
 amount one_text "${calibration_texts[0]}"
