@@ -1,6 +1,5 @@
 // Macros that headers of others define: none is to hit a name of ours. check_layers.py has the same
 // list. The standard library's headers and Eigen's come first: those are not ours.
-#include <Eigen/Cholesky>
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
 #include <Eigen/QR>

@@ -166,6 +166,7 @@ class Calibrator {
   // The scales or matrices by what was shown so far; the options are those of the kind. May be
   // asked at any time, and adding may go on. Layers that were never shown are not in it. Throws
   // what channel_scales or key_matrix throws.
+  template <typename Number = double>
   Calibration finish(const ChannelScaleOptions& scale_options = {},
                      const KeyMatrixOptions& matrix_options = {}) const {
     Calibration result(shape_.calibration());
@@ -179,7 +180,8 @@ class Calibrator {
           }
           continue;
         }
-        const RowMatrix<double> matrix = key_matrix(matrix_moments(layer, kv_head), matrix_options);
+        const RowMatrix<Number> matrix =
+            key_matrix<Number>(matrix_moments(layer, kv_head), matrix_options);
         for (Eigen::Index row = 0; row < matrix.rows(); ++row) {
           for (Eigen::Index column = 0; column <= row; ++column) {
             numbers.push_back(static_cast<float>(matrix(row, column)));

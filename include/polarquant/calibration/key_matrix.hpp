@@ -31,32 +31,38 @@ struct KeyMatrixMoments {
 namespace detail {
 
 // Moments with their off-diagonals shrunk and their diagonals raised; symmetric.
-inline Eigen::MatrixXd regularized(const RowMatrix<double>& moments,
-                                   const KeyMatrixOptions& options) {
-  Eigen::MatrixXd result = (0.5 * (1.0 - options.shrinkage)) * (moments + moments.transpose());
+template <typename Number>
+Eigen::Matrix<Number, Eigen::Dynamic, Eigen::Dynamic> regularized(const RowMatrix<Number>& moments,
+                                                                  const KeyMatrixOptions& options) {
+  Eigen::Matrix<Number, Eigen::Dynamic, Eigen::Dynamic> result =
+      (0.5 * (1.0 - options.shrinkage)) * (moments + moments.transpose());
   result.diagonal() = moments.diagonal();
   result.diagonal().array() += options.regularization * moments.diagonal().mean();
   return result;
 }
 
 // Of a symmetric, positive definite matrix, which rounding may have made singular.
+template <typename Number>
 class MatrixPowers {
+  using Matrix = Eigen::Matrix<Number, Eigen::Dynamic, Eigen::Dynamic>;
+  using Vector = Eigen::Matrix<Number, Eigen::Dynamic, 1>;
+
  public:
-  explicit MatrixPowers(const Eigen::MatrixXd& matrix)
-      : solver_(Eigen::MatrixXd(0.5 * (matrix + matrix.transpose()))) {
+  explicit MatrixPowers(const Matrix& matrix)
+      : solver_(Matrix(0.5 * (matrix + matrix.transpose()))) {
     constexpr double kLeastShare = 1e-12;
     const double least = kLeastShare * solver_.eigenvalues().maxCoeff();
     values_ = solver_.eigenvalues().cwiseMax(least);
   }
-  Eigen::MatrixXd power(double exponent) const {
-    const Eigen::VectorXd powers = values_.array().pow(exponent);
+  Matrix power(double exponent) const {
+    const Vector powers = values_.array().pow(exponent);
     return solver_.eigenvectors() * powers.asDiagonal() * solver_.eigenvectors().transpose();
   }
   double log_determinant() const { return values_.array().log().sum(); }
 
  private:
-  Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver_;
-  Eigen::VectorXd values_;
+  Eigen::SelfAdjointEigenSolver<Matrix> solver_;
+  Vector values_;
 };
 
 }  // namespace detail
@@ -77,8 +83,13 @@ class MatrixPowers {
 // either make no difference. Returns S, [d, d], symmetric, positive definite, of determinant 1; the
 // unit matrix if either is 0. Throws std::invalid_argument for moments or options that break a
 // rule. Cost: four eigenvalue decompositions.
-inline RowMatrix<double> key_matrix(const KeyMatrixMoments& moments,
-                                    const KeyMatrixOptions& options = {}) {
+//
+// A template, always of double, so that only files that call it compile the decompositions.
+template <typename Number = double>
+RowMatrix<Number> key_matrix(const KeyMatrixMoments& moments,
+                             const KeyMatrixOptions& options = {}) {
+  using Square = Eigen::Matrix<Number, Eigen::Dynamic, Eigen::Dynamic>;
+  using Powers = detail::MatrixPowers<Number>;
   using detail::throw_invalid_argument;
   using Eigen::Index;
   const Index d = moments.keys.rows();
@@ -106,13 +117,13 @@ inline RowMatrix<double> key_matrix(const KeyMatrixMoments& moments,
     if (matrix->diagonal().maxCoeff() == 0.0) return RowMatrix<double>::Identity(d, d);
   }
   const auto scaled = [&options](const RowMatrix<double>& matrix) {
-    return detail::regularized(matrix / matrix.diagonal().maxCoeff(), options);
+    return detail::regularized<Number>(matrix / matrix.diagonal().maxCoeff(), options);
   };
-  const detail::MatrixPowers keys(scaled(moments.keys));
-  const Eigen::MatrixXd root = keys.power(0.5), inverse_root = keys.power(-0.5);
-  const detail::MatrixPowers inner(root * scaled(moments.queries) * root);
-  const detail::MatrixPowers squared(inverse_root * inner.power(0.5) * inverse_root);
-  const double factor = std::exp(-0.5 * squared.log_determinant() / static_cast<double>(d));
+  const Powers keys(scaled(moments.keys));
+  const Square root = keys.power(0.5), inverse_root = keys.power(-0.5);
+  const Powers inner(root * scaled(moments.queries) * root);
+  const Powers squared(inverse_root * inner.power(0.5) * inverse_root);
+  const Number factor = std::exp(-0.5 * squared.log_determinant() / static_cast<double>(d));
   return factor * squared.power(0.5);
 }
 

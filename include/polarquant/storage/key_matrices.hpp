@@ -1,9 +1,8 @@
 // Matrices by which the keys of a layer are multiplied before they are encoded.
 #pragma once
 
-#include <Eigen/Cholesky>
-#include <Eigen/Core>
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "polarquant/base/error.hpp"
+#include "polarquant/base/fixed_math.hpp"
 #include "polarquant/base/float_types.hpp"
 #include "polarquant/base/version.hpp"
 #include "polarquant/codes/conditioning.hpp"
@@ -109,40 +109,68 @@ class KeyMatrices {
   }
 
   std::string fill_head(const float* triangle, Head& head) const {
-    using Eigen::Index;
-    const Index d = static_cast<Index>(head_dim_);
-    Eigen::MatrixXd matrix(d, d);
-    for (Index i = 0; i < d; ++i) {
-      for (Index j = 0; j <= i; ++j, ++triangle) {
+    const std::size_t d = head_dim_;
+    std::vector<double> matrix(d * d), inverse(d * d);
+    for (std::size_t i = 0; i < d; ++i) {
+      for (std::size_t j = 0; j <= i; ++j, ++triangle) {
         if (!detail::is_finite(*triangle)) {
           return detail::message({"has a NaN or an infinity in row ", i, ", column ", j});
         }
-        matrix(i, j) = matrix(j, i) = static_cast<double>(*triangle);
+        matrix[i * d + j] = matrix[j * d + i] = static_cast<double>(*triangle);
       }
     }
-    const Eigen::LDLT<Eigen::MatrixXd> factors(matrix);
-    if (!(factors.vectorD().minCoeff() > 0.0)) return "is not positive definite";
-    Eigen::MatrixXd inverse = factors.solve(Eigen::MatrixXd::Identity(d, d));
-    inverse = (0.5 * (inverse + inverse.transpose())).eval();
+    if (!invert(matrix, inverse)) return "is not positive definite";
     head.row_sum = largest_row_sum(matrix);
     const double condition = head.row_sum * largest_row_sum(inverse);
     if (!(condition <= kMaxCondition)) {
       return detail::message(
           {"has a condition of ", condition, ", must be at most ", kMaxCondition});
     }
-    head.matrix = floats_of(matrix);
-    head.inverse = floats_of(inverse);
+    head.matrix.assign(d * d, 0.0f);
+    head.inverse.assign(d * d, 0.0f);
+    for (std::size_t i = 0; i < d * d; ++i) {
+      head.matrix[i] = static_cast<float>(matrix[i]);
+      head.inverse[i] = static_cast<float>(inverse[i]);
+    }
     return {};
   }
 
-  static double largest_row_sum(const Eigen::MatrixXd& matrix) {
-    return matrix.cwiseAbs().rowwise().sum().maxCoeff();
+  // By its Cholesky factor L, S = L L^T; false if there is none. Plain loops: Eigen's
+  // decompositions would cost every file that includes this one seconds of compilation.
+  bool invert(const std::vector<double>& matrix, std::vector<double>& inverse) const {
+    const std::size_t d = head_dim_;
+    std::vector<double> factor(d * d, 0.0), column(d);
+    for (std::size_t i = 0; i < d; ++i) {
+      for (std::size_t j = 0; j <= i; ++j) {
+        double rest = matrix[i * d + j];
+        for (std::size_t k = 0; k < j; ++k) rest -= factor[i * d + k] * factor[j * d + k];
+        if (i == j && !(rest > 0.0)) return false;
+        factor[i * d + j] = i == j ? detail::square_root(rest) : rest / factor[j * d + j];
+      }
+    }
+    for (std::size_t unit = 0; unit < d; ++unit) {
+      for (std::size_t i = 0; i < d; ++i) {
+        double rest = i == unit ? 1.0 : 0.0;
+        for (std::size_t k = 0; k < i; ++k) rest -= factor[i * d + k] * column[k];
+        column[i] = rest / factor[i * d + i];
+      }
+      for (std::size_t i = d; i-- > unit;) {
+        for (std::size_t k = i + 1; k < d; ++k) column[i] -= factor[k * d + i] * column[k];
+        column[i] /= factor[i * d + i];
+        inverse[i * d + unit] = inverse[unit * d + i] = column[i];
+      }
+    }
+    return true;
   }
 
-  static std::vector<float> floats_of(const Eigen::MatrixXd& matrix) {
-    std::vector<float> result(static_cast<std::size_t>(matrix.size()));
-    Eigen::Map<Eigen::MatrixXf>(result.data(), matrix.rows(), matrix.cols()) = matrix.cast<float>();
-    return result;
+  double largest_row_sum(const std::vector<double>& matrix) const {
+    double largest = 0.0;
+    for (std::size_t i = 0; i < head_dim_; ++i) {
+      double sum = 0.0;
+      for (std::size_t j = 0; j < head_dim_; ++j) sum += std::fabs(matrix[i * head_dim_ + j]);
+      largest = (std::max)(largest, sum);
+    }
+    return largest;
   }
 
   std::size_t head_dim_ = 0;
