@@ -51,37 +51,26 @@ class ConditioningTest : public testing::Test {
     return result;
   }
 
-  // Rows times a matrix, sums in order; null: the rows.
-  static std::vector<A> product(std::vector<A> rows, const float* matrix) {
-    const std::vector<A> given = rows;
-    for (std::size_t i = 0; matrix != nullptr && i < rows.size(); ++i) {
-      rows[i] = A(0);
-      for (std::size_t j = 0; j < kWidth; ++j) {
-        rows[i] = std::fma(given[i / kWidth * kWidth + j],
-                           static_cast<A>(matrix[j * kWidth + i % kWidth]), rows[i]);
-      }
-    }
-    return rows;
-  }
   // What is encoded.
   std::vector<A> conditioned(const Conditioning<A>& change) const {
-    std::vector<A> result;
-    for (const T entry : given_) result.push_back(static_cast<A>(entry));
-    result = product(result, change.transform.matrix);
-    for (std::size_t i = 0; i < given_.size(); ++i) {
-      const A* const scales = change.transform.scales;
-      const A center = change.center == nullptr ? A(0) : change.center[i % kWidth];
-      result[i] = std::fma(scales == nullptr ? A(1) : scales[i % kWidth], result[i], -center);
-    }
-    return result;
+    return by_rows(std::vector<A>(given_.begin(), given_.end()), [&](const std::vector<A>& row) {
+      return polarquant_test::plainly_conditioned(change, row);
+    });
   }
   // And back.
-  static std::vector<A> restored(std::vector<A> rows, const Conditioning<A>& change) {
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (change.center != nullptr) rows[i] += change.center[i % kWidth];
-      if (change.transform.scales != nullptr) rows[i] /= change.transform.scales[i % kWidth];
+  static std::vector<A> restored(const std::vector<A>& rows, const Conditioning<A>& change) {
+    return by_rows(rows, [&](const std::vector<A>& row) {
+      return polarquant_test::plainly_restored(change, row);
+    });
+  }
+  template <typename Change>
+  static std::vector<A> by_rows(const std::vector<A>& rows, const Change& change) {
+    std::vector<A> result;
+    for (auto row = rows.begin(); row != rows.end(); row += kWidth) {
+      const std::vector<A> changed = change(std::vector<A>(row, row + kWidth));
+      result.insert(result.end(), changed.begin(), changed.end());
     }
-    return product(rows, change.transform.inverse);
+    return result;
   }
   polarquant::Rows<const T> rows() const { return {given_.data(), kRows, kWidth}; }
 
@@ -192,24 +181,6 @@ TYPED_TEST(ConditioningTest, ScoresAreThoseOfTheDecodedRows) {
   }
 }
 
-// From the definition: products are sums in order by fma, a scaled row is rounded once.
-template <typename A>
-std::vector<A> plainly_conditioned(const Conditioning<A>& change, std::vector<A> row) {
-  const std::vector<A> given = row;
-  const KeyTransform<A>& transform = change.transform;
-  for (std::size_t j = 0; j < row.size(); ++j) {
-    if (transform.matrix != nullptr) {
-      row[j] = A(0);
-      for (std::size_t i = 0; i < row.size(); ++i) {
-        row[j] = std::fma(given[i], static_cast<A>(transform.matrix[i * row.size() + j]), row[j]);
-      }
-    }
-    const A scale = transform.scales == nullptr ? A(1) : transform.scales[j];
-    row[j] = std::fma(scale, row[j], change.center == nullptr ? A(0) : -change.center[j]);
-  }
-  return row;
-}
-
 // Codes must not depend on the machine.
 template <typename A>
 void expect_same_bits_everywhere() {
@@ -225,16 +196,16 @@ void expect_same_bits_everywhere() {
           matrices->template transform<A>(0)}) {
       for (const A* const subtracted : {static_cast<const A*>(nullptr), center.data()}) {
         const Conditioning<A> change{transform, subtracted};
-        std::vector<A> restored;
         for (const polarquant::Isa isa : polarquant_test::available_isas()) {
           const auto kernels = polarquant::detail::choose_vector_kernels<A>(isa);
           std::vector<A> changed = row;
           kernels.condition(change, width, changed.data());
-          EXPECT_EQ(changed, plainly_conditioned(change, row)) << width;
+          EXPECT_EQ(changed, polarquant_test::plainly_conditioned(change, row)) << width;
           kernels.uncondition(change, width, changed.data());
           for (std::size_t i = 0; i < width; ++i) EXPECT_NEAR(changed[i], row[i], 1e-4);
-          if (restored.empty()) restored = changed;
-          EXPECT_EQ(changed, restored) << width;
+          const std::vector<A> expected = polarquant_test::plainly_restored(
+              change, polarquant_test::plainly_conditioned(change, row));
+          EXPECT_EQ(changed, expected) << width;
         }
       }
     }

@@ -65,6 +65,41 @@ inline std::shared_ptr<const polarquant::KeyMatrices> random_key_matrices(
       static_cast<std::size_t>(num_kv_heads), static_cast<std::size_t>(head_dim), triangles);
 }
 
+// row M, every sum in order by fma; null: the row.
+template <typename A>
+std::vector<A> plain_product(const std::vector<A>& row, const float* matrix) {
+  if (matrix == nullptr) return row;
+  std::vector<A> result(row.size(), A(0));
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    for (std::size_t j = 0; j < row.size(); ++j) {
+      result[j] = std::fma(row[i], static_cast<A>(matrix[i * row.size() + j]), result[j]);
+    }
+  }
+  return result;
+}
+
+// What is encoded, by the definition of Conditioning: a scaled row is rounded once.
+template <typename A>
+std::vector<A> plainly_conditioned(const polarquant::Conditioning<A>& change,
+                                   const std::vector<A>& row) {
+  std::vector<A> result = plain_product(row, change.transform.matrix);
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    const A scale = change.transform.scales == nullptr ? A(1) : change.transform.scales[i];
+    result[i] = std::fma(scale, result[i], change.center == nullptr ? A(0) : -change.center[i]);
+  }
+  return result;
+}
+
+// And back.
+template <typename A>
+std::vector<A> plainly_restored(const polarquant::Conditioning<A>& change, std::vector<A> row) {
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    if (change.center != nullptr) row[i] += change.center[i];
+    if (change.transform.scales != nullptr) row[i] /= change.transform.scales[i];
+  }
+  return plain_product(row, change.transform.inverse);
+}
+
 // ---- Shapes ----
 
 // Two KV heads, six query heads; keys 32 wide, values 48: odd and even numbers of bytes. Every

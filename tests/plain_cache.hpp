@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "kv_cache_test_util.hpp"
 #include "test_util.hpp"
 
 namespace polarquant_test {
@@ -119,7 +120,7 @@ class PlainCache {
         for (std::size_t i = 0; i < width; ++i) {
           center.push_back(static_cast<A>(given[head * width + i]));
         }
-        condition(side, head, center, std::vector<A>(width, A(0)));
+        condition(side, head, center);
         set_center(side, head, center);
       }
     }
@@ -163,42 +164,25 @@ class PlainCache {
     return config_.centering == polarquant::Centering::kLocal &&
            !(is_uncompressed(0) && is_uncompressed(1));
   }
-  // The transform of a head's vectors.
-  polarquant::KeyTransform<A> transform(int side, std::size_t head) const {
+  // Of a head's vectors.
+  polarquant::detail::HeadTransform<A> transform(int side, std::size_t head) const {
     const polarquant::LayerCalibration& calibration = config_.calibration;
-    if (side == 1 || is_uncompressed(side) || calibration.key_matrices == nullptr) return {};
-    return calibration.key_matrices->template transform<A>(head);
+    if (side == 1 || is_uncompressed(side) || !calibration.has_transform()) return {};
+    if (calibration.key_matrices != nullptr) return {calibration.key_matrices, head};
+    const auto first =
+        calibration.key_scales.begin() + static_cast<std::ptrdiff_t>(head * codec(side).head_dim());
+    return polarquant::detail::HeadTransform<A>(std::vector<A>(first, first + head_dim(side == 1)));
   }
-  A scale(int side, std::size_t head, std::size_t i) const {
-    const std::vector<float>& scales = config_.calibration.key_scales;
-    if (side == 1 || scales.empty() || is_uncompressed(side)) return A(1);
-    return static_cast<A>(scales[head * codec(side).head_dim() + i]);
-  }
-  static std::vector<A> product(const std::vector<A>& row, const float* matrix) {
-    std::vector<A> result(row.size(), A(0));
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      for (std::size_t j = 0; j < row.size(); ++j) {
-        result[j] = std::fma(row[i], static_cast<A>(matrix[i * row.size() + j]), result[j]);
-      }
-    }
-    return result;
-  }
-  // What is encoded, and back.
+  // What is encoded, and back. An empty center: none.
   void condition(int side, std::size_t head, std::vector<A>& row,
-                 const std::vector<A>& center) const {
-    const float* const matrix = transform(side, head).matrix;
-    if (matrix != nullptr) row = product(row, matrix);
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      row[i] = std::fma(scale(side, head, i), row[i], -center[i]);
-    }
+                 const std::vector<A>& center = {}) const {
+    const auto own = transform(side, head);
+    row = plainly_conditioned<A>({own.get(), center.empty() ? nullptr : center.data()}, row);
   }
   void uncondition(int side, std::size_t head, std::vector<A>& row,
                    const std::vector<A>& center) const {
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      row[i] = (row[i] + center[i]) / scale(side, head, i);
-    }
-    const float* const inverse = transform(side, head).inverse;
-    if (inverse != nullptr) row = product(row, inverse);
+    const auto own = transform(side, head);
+    row = plainly_restored<A>({own.get(), center.data()}, row);
   }
   std::vector<A> center_of(int side, std::size_t head) const {
     const std::size_t width = codec(side).head_dim();
@@ -278,7 +262,7 @@ class PlainCache {
           }
         }
         for (A& x : mean) x *= A(128) / static_cast<A>(known.size());
-        condition(side, head, mean, std::vector<A>(width, A(0)));
+        condition(side, head, mean);
         codec(side).encode_center(mean.data(), code.data(), scratch.data());
         codec(side).decode_center(code.data(), mean.data(), scratch.data());
         set_center(side, head, mean);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that docs/results.md reports, from the programs that setup.sh built; two hours on two
+# Everything that docs/results.md reports, from the programs that setup.sh built; some hours on two
 # cores. What is there already is not measured again.
 #
 #   examples/llama_cpp/measure.sh TEXT OTHER CALIBRATE [FOLDER] [OUT]

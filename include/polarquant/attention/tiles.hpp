@@ -105,9 +105,8 @@ std::size_t attend_tiles_scratch_bytes(const KVCodec<A>& codec) {
 // Attention of the query heads that share a KV head to tokens in tiles, as KVCache::attend does it:
 // causal, or as options say. queries: [num_queries, group_size * key head_dim]; output:
 // [num_queries, group_size * value head_dim], not overlapping. Positions, masks, ALiBi slopes and
-// sink logits are those of these tokens and of the group's heads. key_transform: that of
-// the keys. Allocates nothing. Give all heads of a group in one call:
-// they share the reading of the codes.
+// sink logits are those of these tokens and of the group's heads. key_transform: that of the keys.
+// Allocates nothing. Give all heads of a group in one call: they share the reading of the codes.
 template <typename A, typename T>
 void attend_tiles(const KVCodec<A>& codec, TileRuns tokens, Rows<const T> queries,
                   std::size_t group_size, Rows<A> output, std::byte* scratch,

@@ -26,6 +26,7 @@
 #include "polarquant/storage/key_matrices.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
+
 struct CalibratorShape {
   int num_layers = 0;
   int num_kv_heads = 0;
@@ -164,8 +165,8 @@ class Calibrator {
   }
 
   // The scales or matrices by what was shown so far; the options are those of the kind. May be
-  // asked at any time, and adding may go on. Layers that were never shown are not in it. Throws
-  // what channel_scales or key_matrix throws.
+  // asked at any time, and adding may go on. Layers that were never shown are not in it. Number:
+  // see key_matrix. Throws what channel_scales or key_matrix throws.
   template <typename Number = double>
   Calibration finish(const ChannelScaleOptions& scale_options = {},
                      const KeyMatrixOptions& matrix_options = {}) const {

@@ -37,9 +37,6 @@ static_assert(sizeof(SavedLayer) == 48, "it stands in the file as it stands in m
 
 inline constexpr std::uint64_t kCalibrationNumbers = 5;
 
-// That are written or read at a time.
-inline constexpr std::size_t kPieceFloats = 256;
-
 inline std::vector<SavedLayer> saved_layers_of(const Calibration& calibration) {
   std::vector<SavedLayer> layers;
   for (int index = 0; index < calibration.num_layers(); ++index) {
@@ -88,12 +85,9 @@ inline void save_to(const Calibration& calibration, ByteSink& sink) {
   for (const SavedLayer& layer : layers) {
     const std::vector<float> numbers =
         calibration.layer(static_cast<int>(layer.index)).transform_numbers();
-    for (std::size_t first = 0; first < numbers.size(); first += kPieceFloats) {
-      const std::size_t num_bytes =
-          (std::min)(kPieceFloats, numbers.size() - first) * sizeof(float);
-      writer.fill(num_bytes,
-                  [&](std::byte* out) { std::memcpy(out, numbers.data() + first, num_bytes); });
-    }
+    if (numbers.empty()) continue;
+    const std::size_t num_bytes = numbers.size() * sizeof(float);
+    writer.fill(num_bytes, [&](std::byte* out) { std::memcpy(out, numbers.data(), num_bytes); });
   }
   writer.end();
 }
@@ -142,6 +136,7 @@ inline std::vector<SavedLayer> read_layers(SectionReader& reader, const Calibrat
 
 // Memory grows with the bytes that have really come.
 inline std::vector<float> read_floats(SectionReader& reader, std::uint64_t count) {
+  constexpr std::size_t kPieceFloats = 256;
   std::vector<float> numbers;
   while (numbers.size() < count) {
     const std::size_t size =

@@ -75,9 +75,9 @@ inline std::uint64_t saved_token_count(std::size_t num_tokens) {
 // calibration's; 0 if keys are not transformed.
 inline std::uint64_t calibration_of(const KVCacheConfig& config) {
   const LayerCalibration& layer = config.calibration;
-  const std::vector<float> numbers = layer.transform_numbers();
-  if (numbers.empty() || config.key_format.is_uncompressed()) return 0;
+  if (!layer.has_transform() || config.key_format.is_uncompressed()) return 0;
   if (layer.checksum != 0) return layer.checksum;
+  const std::vector<float> numbers = layer.transform_numbers();
   Checksum sum;
   sum.add(numbers.data(), numbers.size() * sizeof(float));
   return sum.value();

@@ -80,7 +80,10 @@ struct LayerCalibration {
   // Of the whole calibration that it is a part of; 0: none.
   std::uint64_t checksum = 0;
 
-  // The scales, or the triangles of the matrices; empty: keys are not transformed.
+  // Whether keys are transformed.
+  bool has_transform() const { return !key_scales.empty() || key_matrices != nullptr; }
+
+  // The scales, or the triangles of the matrices.
   std::vector<float> transform_numbers() const {
     return key_matrices != nullptr ? key_matrices->triangles() : key_scales;
   }
@@ -238,8 +241,7 @@ class Calibration {
 
   void update(Layer& layer) {
     const LayerCalibration& data = layer.data;
-    layer.is_there = !data.key_scales.empty() || data.key_matrices != nullptr ||
-                     data.key_bits > 0.0 || data.value_bits > 0.0;
+    layer.is_there = data.has_transform() || data.key_bits > 0.0 || data.value_bits > 0.0;
     layer.sum = 0;
     if (layer.is_there) {
       detail::Checksum sum;
