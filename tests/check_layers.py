@@ -17,6 +17,7 @@ import tempfile
 LAYERS = [
     "base/",
     "method/",
+    "trellis/",
     "codes/",
     "kernels/",
     "codec/",
@@ -40,6 +41,7 @@ NO_TEST_OF_ITS_OWN = {
     "attention/token_pieces.hpp": "plain aggregates: the tests of KVCache and of tiles",
     "base/compiled.hpp": "macros: src/polarquant.cpp and all our programs are compiled with them",
     "calibration/window_weights.hpp": "calibrator_test",
+    "codes/trellis_runs.hpp": "trellis_codec_test",
     "codec/codec_rows.hpp": "codec_batches_test and codec_memory_test",
     "codec/encode_result.hpp": "a plain aggregate: codec_test",
     "format.hpp": "holds no code",
@@ -58,6 +60,7 @@ NO_TEST_OF_ITS_OWN = {
     "kernels/tiles/avx512_fixed_sums.hpp": "fixed_sums_test, by instruction set",
     "kernels/tiles/fixed_blocks.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
     "kernels/tiles/fixed_indices.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
+    "kernels/loops/trellis.hpp": "trellis_codec_test",
     "kernels/words/avx2.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/words/neon.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/words/words.hpp": "kernels_test and tile_kernels_test, by instruction set",
@@ -66,6 +69,7 @@ NO_TEST_OF_ITS_OWN = {
     "saving/saved_info.hpp": "saved_settings_test",
     "saving/saved_file.hpp": "serialization_test, load_damage_test and calibration_file_test",
     "saving/saved_layout.hpp": "serialization_test",
+    "trellis/trellis_tables.hpp": "trellis_code_test",
     "storage/head_side.hpp": "the tests of KVCache",
     "storage/kv_append.hpp": "the tests of KVCache",
     "storage/kv_centering.hpp": "kv_cache_centering_test",
@@ -97,7 +101,7 @@ PREFIX = re.compile(r"\bpq_|\bPQ_|\bpq::|\bnamespace\s+pq\b")
 FAMILY_BLIND = re.compile(r"(?:storage/|attention/|calibration|saving/|kv_cache).*")
 FAMILY_WORD = re.compile(
     r"\w*(?:polar(?!quant)|Polar(?!Quant|KV\\n|Cal\b)|POLAR(?!QUANT)|(?<![a-z])angle|Angle|(?<![A-Z])ANGLE"
-    r"|radius|Radius|RADIUS|radii|Radii|RADII)\w*"
+    r"|radius|Radius|RADIUS|radii|Radii|RADII|trellis|Trellis|TRELLIS)\w*"
 )
 
 # Names that headers of others define as macros. Those that take arguments hit a call, also one of

@@ -26,10 +26,14 @@ class CodecTest : public testing::Test {};
 // clang++ wants the empty argument in C++17.
 TYPED_TEST_SUITE(CodecTest, polarquant_test::ElementTypes, );
 
-// Uncompressed, another family's, and ours.
+// Uncompressed, another family's, trellis and polar ones.
 CodecFormat any_format(int trial, Random& random) {
   if (trial < 3) return PolarFormat::uncompressed(48 << trial);
   if (trial == 3) return plain_8bit(48);
+  if (trial < 10) {
+    constexpr double kBits[] = {2, 3, 3.5, 4, 6, 8};
+    return TrellisFormat(2 * random_int(random, 8, 60), kBits[trial - 4]);
+  }
   return random_format(random, kSanitized ? 256 : 1024);
 }
 
@@ -42,7 +46,7 @@ TYPED_TEST(CodecTest, DotIsTheInnerProductWithTheDecodedVector) {
   using Accumulator = AccumulatorOf<TypeParam>;
   const double tolerance = std::is_same_v<Accumulator, double> ? 1e-13 : 1e-5;
   Random random(31);
-  for (int trial = 0; trial < 20; ++trial) {
+  for (int trial = 0; trial < 26; ++trial) {
     const CodecFormat format = any_format(trial, random);
     const std::size_t d = static_cast<std::size_t>(format.head_dim());
     const auto codec_pointer =
@@ -72,7 +76,8 @@ TYPED_TEST(CodecTest, AQueryPreparedWithAScaleScalesItsInnerProducts) {
   using Accumulator = AccumulatorOf<TypeParam>;
   for (const CodecFormat& format :
        {CodecFormat(PolarFormat::paper(64)), CodecFormat(PolarFormat::full_depth(80, 3.25)),
-        CodecFormat(PolarFormat::uncompressed(64)), plain_8bit(64)}) {
+        CodecFormat(PolarFormat::uncompressed(64)), plain_8bit(64),
+        CodecFormat(TrellisFormat(64, 3))}) {
     const std::size_t d = static_cast<std::size_t>(format.head_dim());
     const auto codec_pointer = codec_of<Accumulator>(format, RotationKind::kHaar);
     const Codec<Accumulator>& codec = *codec_pointer;
@@ -92,7 +97,7 @@ TYPED_TEST(CodecTest, AccumulateAndFinishAreTheWeightedSumOfTheDecodedVectors) {
   using Accumulator = AccumulatorOf<TypeParam>;
   const double tolerance = std::is_same_v<Accumulator, double> ? 1e-13 : 1e-5;
   Random random(37);
-  for (int trial = 0; trial < 20; ++trial) {
+  for (int trial = 0; trial < 26; ++trial) {
     const CodecFormat format = any_format(trial, random);
     const std::size_t d = static_cast<std::size_t>(format.head_dim());
     const auto codec_pointer =
@@ -138,8 +143,9 @@ TEST(EncodeFailureTest, HasFixedNumbers) {
 // Whatever the family, the type, and the tile that the row falls into.
 TYPED_TEST(CodecTest, StopsAtTheFirstRowThatIsNotFinite) {
   using Accumulator = AccumulatorOf<TypeParam>;
-  for (const CodecFormat& format : {CodecFormat(PolarFormat::paper(32)),
-                                    CodecFormat(PolarFormat::uncompressed(32)), plain_8bit(32)}) {
+  for (const CodecFormat& format :
+       {CodecFormat(PolarFormat::paper(32)), CodecFormat(PolarFormat::uncompressed(32)),
+        plain_8bit(32), CodecFormat(TrellisFormat(32, 3.5))}) {
     const auto codec = codec_of<Accumulator>(format, RotationKind::kHaar);
     const std::vector<TypeParam> good = gaussian_vector<TypeParam>(100 * 32, 5);
     const std::vector<std::byte> expected = encode_rows(*codec, good);
@@ -162,8 +168,9 @@ TYPED_TEST(CodecTest, StopsAtTheFirstRowThatIsNotFinite) {
 
 // Doubles that no code of float radii can hold, behind more rows than a tile has.
 TEST(CodecOfDoublesTest, ANormBeyondTheTypeOfNormsIsOutOfRange) {
-  for (const CodecFormat& format : {CodecFormat(PolarFormat::paper(32)),
-                                    CodecFormat(PolarFormat::uncompressed(32)), plain_8bit(32)}) {
+  for (const CodecFormat& format :
+       {CodecFormat(PolarFormat::paper(32)), CodecFormat(PolarFormat::uncompressed(32)),
+        plain_8bit(32), CodecFormat(TrellisFormat(32, 3.5))}) {
     const auto codec = codec_of<double>(format, RotationKind::kHaar);
     std::vector<double> rows = gaussian_vector<double>(50 * 32, 5);
     rows[40 * 32 + 3] = 1e300;

@@ -31,6 +31,29 @@ TEST(FamiliesTest, APolarFormatIsReadFromItsSettings) {
   }
 }
 
+TEST(FamiliesTest, ATrellisFormatIsReadFromItsSettings) {
+  for (const double bits : {2.0, 2.5, 6.0, 8.0}) {
+    const CodecFormat format = TrellisFormat(80, bits);
+    const SavedFormat read = read_format("trellis", numbers_of(format));
+    EXPECT_TRUE(read.format == format) << format.description();
+    EXPECT_EQ(read.description, format.description());
+  }
+  EXPECT_EQ(CodecFormat(TrellisFormat(80, 2.5)).description(), "trellis 2.5 bits at head_dim 80");
+  for (const std::vector<std::uint64_t>& wrong : {std::vector<std::uint64_t>{},
+                                                  {80},
+                                                  {80, 6, 0},
+                                                  {80, 14},
+                                                  {80, 3},
+                                                  {81, 6},
+                                                  {1026, 6},
+                                                  {std::uint64_t{1} << 32, 6},
+                                                  {80, std::uint64_t{1} << 32}}) {
+    const SavedFormat read = read_format("trellis", wrong);
+    EXPECT_FALSE(read.format.is_set()) << wrong.size();
+    EXPECT_EQ(read.description, "trellis with wrong settings");
+  }
+}
+
 TEST(FamiliesTest, GivenCodebooksCannotBeReadAndAreSaid) {
   const PolarFormat paper = PolarFormat::paper(64);
   polarquant::CodebookSet codebooks = offline_codebooks(paper);

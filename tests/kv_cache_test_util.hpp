@@ -33,6 +33,15 @@ struct Plain8BitFamily {
   static polarquant::CodecFormat values(int head_dim) { return plain_8bit(head_dim); }
 };
 
+struct TrellisFamily {
+  static polarquant::CodecFormat keys(int head_dim) {
+    return polarquant::TrellisFormat(head_dim, 4);
+  }
+  static polarquant::CodecFormat values(int head_dim) {
+    return polarquant::TrellisFormat(head_dim, 3.5);
+  }
+};
+
 template <typename GivenT, typename GivenFamily = PolarFamily>
 struct CacheCase {
   using T = GivenT;
@@ -40,10 +49,10 @@ struct CacheCase {
   using Family = GivenFamily;
 };
 
-using Families = testing::Types<PolarFamily, Plain8BitFamily>;
+using Families = testing::Types<PolarFamily, TrellisFamily, Plain8BitFamily>;
 using CacheCases = testing::Types<CacheCase<float>, CacheCase<double>, CacheCase<Eigen::half>,
                                   CacheCase<Eigen::bfloat16>, CacheCase<float, Plain8BitFamily>,
-                                  CacheCase<double, Plain8BitFamily>>;
+                                  CacheCase<double, TrellisFamily>>;
 
 // ---- Transforms of keys ----
 

@@ -21,9 +21,10 @@ using namespace polarquant_test;
 TEST(KVCacheConfigTest, AFormatIsToBeAskedFor) {
   KVCacheConfig config;
   EXPECT_FALSE(config.key_format.is_set());
-  EXPECT_EQ(config.problem(),
-            "key_format: no format is set: take PolarFormat::paper(head_dim), "
-            "full_depth(head_dim, bits) or uncompressed(head_dim)");
+  EXPECT_EQ(
+      config.problem(),
+      "key_format: no format is set: take PolarFormat::paper(head_dim), "
+      "full_depth(head_dim, bits) or uncompressed(head_dim), or TrellisFormat(head_dim, bits)");
   EXPECT_THROW(config.key_columns(), std::invalid_argument);
   config.key_format = PolarFormat::paper(64);
   EXPECT_EQ(config.problem().rfind("value_format: no format is set", 0), 0u) << config.problem();

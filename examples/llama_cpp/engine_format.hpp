@@ -10,23 +10,27 @@
 #include "polarquant/calibration.hpp"
 #include "polarquant/storage/config.hpp"
 
-// "fp16", "fp32", "paper", or a number of bits per coordinate for full_depth.
-inline polarquant::PolarFormat format_of(const std::string& name, int head_dim) {
+// "fp16", "fp32", "paper", "trellis-BITS", or a number of bits per coordinate for full_depth.
+inline polarquant::CodecFormat format_of(const std::string& name, int head_dim) {
   if (name == "fp16") return polarquant::PolarFormat::uncompressed(head_dim);
   if (name == "fp32") {
     return polarquant::PolarFormat::uncompressed(head_dim, polarquant::FloatType::kFloat32);
   }
   if (name == "paper") return polarquant::PolarFormat::paper(head_dim);
+  const bool is_trellis = name.rfind("trellis-", 0) == 0;
+  const std::string number = is_trellis ? name.substr(8) : name;
   std::size_t used = 0;
   double bits = 0.0;
   try {
-    bits = std::stod(name, &used);
+    bits = std::stod(number, &used);
   } catch (const std::exception&) {
     used = 0;
   }
-  if (used == 0 || used != name.size()) {
-    fail("the format '" + name + "' is none of fp16, fp32, paper, or bits such as 4.25.");
+  if (used == 0 || used != number.size()) {
+    fail("the format '" + name +
+         "' is none of fp16, fp32, paper, trellis-3 and the like, or bits such as 4.25.");
   }
+  if (is_trellis) return polarquant::TrellisFormat(head_dim, bits);
   return polarquant::PolarFormat::full_depth(head_dim, bits);
 }
 

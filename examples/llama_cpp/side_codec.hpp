@@ -33,9 +33,9 @@ using CodecOfHead =
 
 // One side (keys or values) of a row of the comparison.
 struct SideFormat {
-  // "fp16" (left alone), "paper", "full_depth BITS", "scalar BITS" (Lloyd-Max and a norm),
-  // "unbiased_scalar BITS" (the same, stretched so that inner products are right on average, as
-  // those of polar codes are), "q8_0", "q4_0" (both behind llama.cpp's Hadamard transform),
+  // "fp16" (left alone), "paper", "full_depth BITS", "trellis BITS", "scalar BITS" (Lloyd-Max and a
+  // norm), "unbiased_scalar BITS" (the same, stretched so that inner products are right on average,
+  // as those of polar codes are), "q8_0", "q4_0" (both behind llama.cpp's Hadamard transform),
   // "fitted" (what codec_of_head gives).
   std::string codec = "fp16";
   polarquant::RotationKind rotation = polarquant::RotationKind::kHaar;
@@ -189,6 +189,7 @@ class SideCodec {
         space == std::string::npos ? 0.0 : std::stod(format_.codec.substr(space + 1));
     if (name == "paper") return polarquant::PolarFormat::paper(shape_.head_dim);
     if (name == "full_depth") return polarquant::PolarFormat::full_depth(shape_.head_dim, bits);
+    if (name == "trellis") return polarquant::TrellisFormat(shape_.head_dim, bits);
     std::unique_ptr<const VectorCodec> codec;
     if (name == "scalar" || name == "unbiased_scalar") {
       codec = std::make_unique<ScalarCodec>(rotation(), static_cast<int>(bits));

@@ -15,6 +15,7 @@
 #include "polarquant/base/version.hpp"
 #include "polarquant/method/polar_format.hpp"
 #include "polarquant/method/rotation.hpp"
+#include "polarquant/trellis/trellis_format.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
@@ -64,6 +65,7 @@ class FormatModel {
 
   // The library's own format that this is a model of, if it is one.
   virtual const PolarFormat* polar() const { return nullptr; }
+  virtual const TrellisFormat* trellis() const { return nullptr; }
 
   // The codec of a valid format; null: none for this type of results.
   virtual std::shared_ptr<const Codec<float>> make_float(const CodecSetup&) const { return {}; }
@@ -75,13 +77,15 @@ class FormatModel {
 class CodecFormat {
  public:
   CodecFormat() = default;
-  CodecFormat(const PolarFormat& format);  // NOLINT: a format is a format
+  CodecFormat(const PolarFormat& format);    // NOLINT: a format is a format
+  CodecFormat(const TrellisFormat& format);  // NOLINT
   CodecFormat(std::shared_ptr<const FormatModel> model) : model_(std::move(model)) {}  // NOLINT
 
   bool is_set() const { return model_ != nullptr; }
 
   // The library's own format in it, or null.
   const PolarFormat* polar() const { return is_set() ? model_->polar() : nullptr; }
+  const TrellisFormat* trellis() const { return is_set() ? model_->trellis() : nullptr; }
 
   // What follows throws std::invalid_argument if no format is set.
   int head_dim() const { return model().head_dim(); }
@@ -97,7 +101,8 @@ class CodecFormat {
   std::string problem() const {
     return is_set() ? model_->problem()
                     : "no format is set: take PolarFormat::paper(head_dim), "
-                      "full_depth(head_dim, bits) or uncompressed(head_dim)";
+                      "full_depth(head_dim, bits) or uncompressed(head_dim), or "
+                      "TrellisFormat(head_dim, bits)";
   }
 
   const FormatModel& model() const {

@@ -15,7 +15,9 @@
 #include "polarquant/codec/codec.hpp"
 #include "polarquant/codec/codec_format.hpp"
 #include "polarquant/codec/polar_codec.hpp"
+#include "polarquant/codec/trellis_codec.hpp"
 #include "polarquant/method/polar_format.hpp"
+#include "polarquant/trellis/trellis_format.hpp"
 
 POLARQUANT_BEGIN_NAMESPACE
 
@@ -29,6 +31,9 @@ std::shared_ptr<const Codec<A>> make_codec(const CodecFormat& format, const Code
   // the types that it uses.
   if (const PolarFormat* const polar = format.polar()) {
     return std::make_shared<const PolarCodec<A>>(*polar, setup);
+  }
+  if (const TrellisFormat* const trellis = format.trellis()) {
+    return std::make_shared<const TrellisCodec<A>>(*trellis, setup);
   }
   std::shared_ptr<const Codec<A>> codec;
   if constexpr (std::is_same_v<A, float>) {
@@ -73,6 +78,14 @@ inline bool read_polar_settings(const std::vector<std::uint64_t>& numbers, Polar
   return format.problem().empty();
 }
 
+// What TrellisModel::settings() wrote; false if no format can have them.
+inline bool read_trellis_settings(const std::vector<std::uint64_t>& numbers,
+                                  TrellisFormat& format) {
+  if (numbers.size() != 2 || numbers[0] > 1024 || numbers[1] > 16) return false;
+  format = {static_cast<int>(numbers[0]), static_cast<double>(numbers[1]) / 2.0};
+  return format.problem().empty();
+}
+
 // A format as a saved file tells it.
 struct SavedFormat {
   CodecFormat format;       // not set: a family that the library does not bring, or given codebooks
@@ -81,6 +94,12 @@ struct SavedFormat {
 
 inline SavedFormat read_format(const std::string& family,
                                const std::vector<std::uint64_t>& numbers) {
+  if (family == "trellis") {
+    TrellisFormat trellis;
+    if (!read_trellis_settings(numbers, trellis)) return {{}, family + " with wrong settings"};
+    const CodecFormat format = trellis;
+    return {format, format.description()};
+  }
   PolarFormat polar;
   if (family != kFirstFamily) return {{}, "a format of the family \"" + family + "\""};
   if (!read_polar_settings(numbers, polar)) return {{}, family + " with wrong settings"};

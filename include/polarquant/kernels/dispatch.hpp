@@ -28,6 +28,10 @@ VectorKernels<A> choose_vector_kernels(Isa isa);
 template <typename A>
 PolarKernels<A> choose_polar_kernels(Isa isa, const CodecTables& tables, Arithmetic arithmetic);
 
+// The kernels for trellis codes.
+template <typename A>
+TrellisKernels<A> choose_trellis_kernels(Isa isa);
+
 #if !POLARQUANT_USES_COMPILED
 template <typename A>
 VectorKernels<A> choose_vector_kernels(Isa isa) {
@@ -93,6 +97,23 @@ PolarKernels<A> choose_polar_kernels(Isa isa, const CodecTables& tables, Arithme
   }
   return choose_polar_loops<A>(isa);
 }
+
+template <typename A>
+TrellisKernels<A> choose_trellis_kernels(Isa isa) {
+  switch (isa) {
+#if POLARQUANT_X86
+    case Isa::kAvx512:
+      return TrellisKernels<A>::template compiled<Avx512Call>("avx512 loops");
+    case Isa::kAvx2:
+      return TrellisKernels<A>::template compiled<Avx2Call>("avx2 loops");
+#elif POLARQUANT_NEON
+    case Isa::kNeon:
+      return TrellisKernels<A>::template compiled<NeonCall>("neon loops");
+#endif
+    default:
+      return TrellisKernels<A>::template compiled<ScalarCall>("scalar loops");
+  }
+}
 #endif
 
 POLARQUANT_INSTANTIATE(VectorKernels<float> choose_vector_kernels<float>(Isa));
@@ -101,6 +122,8 @@ POLARQUANT_INSTANTIATE(PolarKernels<float> choose_polar_kernels<float>(Isa, cons
                                                                        Arithmetic));
 POLARQUANT_INSTANTIATE(PolarKernels<double> choose_polar_kernels<double>(Isa, const CodecTables&,
                                                                          Arithmetic));
+POLARQUANT_INSTANTIATE(TrellisKernels<float> choose_trellis_kernels<float>(Isa));
+POLARQUANT_INSTANTIATE(TrellisKernels<double> choose_trellis_kernels<double>(Isa));
 
 }  // namespace detail
 POLARQUANT_END_NAMESPACE

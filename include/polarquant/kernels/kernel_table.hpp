@@ -16,6 +16,7 @@
 #include "polarquant/kernels/loops/exact.hpp"
 #include "polarquant/kernels/loops/rotate.hpp"
 #include "polarquant/kernels/loops/softmax.hpp"
+#include "polarquant/kernels/loops/trellis.hpp"
 
 #define POLARQUANT_DEFINE_CALLS(Name, target)                                         \
   template <auto kLoop>                                                               \
@@ -84,6 +85,27 @@ struct PolarKernels {
             Call<&loops::prepare_query<A>>::call,
             Call<&loops::score_tiles<A>>::call,
             Call<&loops::accumulate_tiles<A>>::call};
+  }
+};
+
+// What trellis codes need.
+template <typename A>
+struct TrellisKernels {
+  const char* name;
+  decltype(&loops::encode_trellis<kTileTokens, A>) encode_tile;
+  decltype(&loops::encode_trellis<1, A>) encode_row;
+  decltype(&loops::expand_trellis<A>) expand_row;
+  decltype(&loops::score_trellis<A>) score_tiles;
+  decltype(&loops::accumulate_trellis<A>) accumulate_tiles;
+
+  template <template <auto> class Call>
+  static TrellisKernels compiled(const char* name) {
+    return {name,
+            Call<&loops::encode_trellis<kTileTokens, A>>::call,
+            Call<&loops::encode_trellis<1, A>>::call,
+            Call<&loops::expand_trellis<A>>::call,
+            Call<&loops::score_trellis<A>>::call,
+            Call<&loops::accumulate_trellis<A>>::call};
   }
 };
 
