@@ -60,7 +60,6 @@ NO_TEST_OF_ITS_OWN = {
     "kernels/tiles/avx512_fixed_sums.hpp": "fixed_sums_test, by instruction set",
     "kernels/tiles/fixed_blocks.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
     "kernels/tiles/fixed_indices.hpp": "fixed_scores_test and fixed_sums_test, by instruction set",
-    "kernels/loops/trellis.hpp": "trellis_codec_test",
     "kernels/words/avx2.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/words/neon.hpp": "kernels_test and tile_kernels_test, by instruction set",
     "kernels/words/words.hpp": "kernels_test and tile_kernels_test, by instruction set",

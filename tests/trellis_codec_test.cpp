@@ -7,9 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
+#include <iomanip>
 #include <memory>
 #include <optional>
 #include <polarquant/polarquant.hpp>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "test_util.hpp"
@@ -128,6 +132,34 @@ TEST(TrellisCodecTest, EveryInstructionSetWritesTheSameBytes) {
       }
     }
   }
+}
+
+// A line of tests/saved/trellis_codes.txt, which decode_trellis.py decodes: width, bits, the code of a
+// vector that is not rotated, and what it decodes to.
+std::string golden_line(int head_dim, double bits) {
+  const auto codec = codec_of(TrellisFormat(head_dim, bits), RotationKind::kNone);
+  const std::size_t d = static_cast<std::size_t>(head_dim);
+  const std::vector<std::byte> code = encode_rows(*codec, gaussian_vector<float>(d, 23));
+  std::ostringstream line;
+  line << head_dim << " " << bits << " " << std::hex << std::setfill('0');
+  for (const std::byte byte : code) line << std::setw(2) << std::to_integer<int>(byte);
+  for (const float number : decode_rows(*codec, code)) line << " " << std::setprecision(9) << number;
+  return line.str();
+}
+
+// The bytes are a format: they never change.
+TEST(TrellisCodecTest, BytesAreThoseOfTheFirstRelease) {
+  std::ifstream file(POLARQUANT_SOURCE_DIR "/tests/saved/trellis_codes.txt");
+  std::string line;
+  int count = 0;
+  for (; std::getline(file, line); ++count) {
+    std::istringstream start(line);
+    int head_dim = 0;
+    double bits = 0.0;
+    ASSERT_TRUE(start >> head_dim >> bits);
+    EXPECT_EQ(golden_line(head_dim, bits), line);
+  }
+  EXPECT_EQ(count, 12);
 }
 
 TEST(TrellisCodecTest, LengthsOfAllOrdersComeBack) {

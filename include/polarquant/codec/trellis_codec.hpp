@@ -1,6 +1,7 @@
 // The codec of trellis codes: rotate, search the trellis, pack, and back.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>

@@ -91,7 +91,7 @@ POLARQUANT_ALWAYS_INLINE void search_trellis(const TrellisRuns& runs, const floa
   std::uint8_t merged[kMaxTrellisStates][kLanes];  // where a state loses its oldest bit, that bit
   for (std::size_t s = 0; s < kMaxTrellisStates; ++s) {
     for (std::size_t t = 0; t < kLanes; ++t) {
-      costs[0][s][t] = s == 0 ? 0.0f : std::numeric_limits<float>::max();
+      costs[0][s][t] = s == 0 ? 0.0f : (std::numeric_limits<float>::max)();
     }
   }
   const TrellisTable* table = runs.runs.front().table;
