@@ -25,7 +25,20 @@ TEST(CodecFormatTest, IsNotSetAsItComes) {
   EXPECT_EQ(format.polar(), nullptr);
   EXPECT_EQ(format.problem(),
             "no format is set: take PolarFormat::paper(head_dim), full_depth(head_dim, bits) or "
-            "uncompressed(head_dim)");
+            "uncompressed(head_dim), or TrellisFormat(head_dim, bits)");
+  EXPECT_EQ(format.trellis(), nullptr);
+}
+
+TEST(CodecFormatTest, SaysWhichOfTheLibrarysFormatsItHolds) {
+  const CodecFormat polar = polarquant::PolarFormat::paper(64);
+  const CodecFormat trellis = polarquant::TrellisFormat(64, 2.5);
+  EXPECT_EQ(polar.trellis(), nullptr);
+  EXPECT_EQ(trellis.polar(), nullptr);
+  ASSERT_NE(trellis.trellis(), nullptr);
+  EXPECT_TRUE(*trellis.trellis() == polarquant::TrellisFormat(64, 2.5));
+  EXPECT_FALSE(trellis.is_uncompressed());
+  EXPECT_TRUE(trellis != polar);
+  EXPECT_DOUBLE_EQ(trellis.bits_per_coordinate(), 2.75);
 }
 
 TEST(CodecFormatTest, WhatNeedsAFormatSaysThatNoneIsSet) {

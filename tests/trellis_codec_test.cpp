@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "sample.hpp"
 #include "test_util.hpp"
 
 namespace {
@@ -61,6 +62,36 @@ TEST(TrellisCodecTest, TheErrorIsTheExpectedOne) {
       // 1 % and four standard errors; below 32 the law in 1 / head_dim holds to 4 %.
       EXPECT_NEAR(error, expected, (head_dim < 32 ? 0.04 : 0.01) * expected + 4.0 * spread)
           << head_dim << " " << bits;
+    }
+  }
+}
+
+// Real keys and values, rotated: no law but that of the rotation is assumed of them.
+TEST(TrellisCodecTest, TheErrorOnTheSampleIsTheExpectedOne) {
+  const polarquant_demo::Sample sample =
+      polarquant_demo::load_sample(POLARQUANT_SOURCE_DIR "/data/smollm2-135m");
+  const std::size_t d = static_cast<std::size_t>(sample.shape.key_dim);
+  for (const double bits : {2.0, 3.0, 3.5, 4.0, 6.0, 8.0}) {
+    const TrellisFormat format(sample.shape.key_dim, bits);
+    const auto codec = codec_of(format, RotationKind::kHadamard);
+    for (const bool is_value : {false, true}) {
+      double error = 0.0;
+      std::size_t count = 0;
+      for (const auto& layer : sample.layers) {
+        const RowMatrix<float>& matrix = is_value ? layer.values : layer.keys;
+        // Heads stand behind each other in a row.
+        const std::vector<float> rows(matrix.data(), matrix.data() + matrix.size());
+        const std::vector<float> decoded = decode_rows(*codec, encode_rows(*codec, rows));
+        for (std::size_t first = 0; first < rows.size(); first += d, ++count) {
+          double square = 0.0;
+          for (std::size_t i = first; i < first + d; ++i) {
+            square += std::pow(static_cast<double>(rows[i]) - static_cast<double>(decoded[i]), 2);
+          }
+          error += square / std::pow(norm_of(rows.data() + first, d), 2);
+        }
+      }
+      EXPECT_NEAR(error / static_cast<double>(count) / format.expected_relative_mse(), 1.0, 0.04)
+          << bits << (is_value ? " values" : " keys");
     }
   }
 }
@@ -134,8 +165,8 @@ TEST(TrellisCodecTest, EveryInstructionSetWritesTheSameBytes) {
   }
 }
 
-// A line of tests/saved/trellis_codes.txt, which decode_trellis.py decodes: width, bits, the code of a
-// vector that is not rotated, and what it decodes to.
+// A line of tests/saved/trellis_codes.txt, which decode_trellis.py decodes: width, bits, the code
+// of a vector that is not rotated, and what it decodes to.
 std::string golden_line(int head_dim, double bits) {
   const auto codec = codec_of(TrellisFormat(head_dim, bits), RotationKind::kNone);
   const std::size_t d = static_cast<std::size_t>(head_dim);
@@ -143,7 +174,8 @@ std::string golden_line(int head_dim, double bits) {
   std::ostringstream line;
   line << head_dim << " " << bits << " " << std::hex << std::setfill('0');
   for (const std::byte byte : code) line << std::setw(2) << std::to_integer<int>(byte);
-  for (const float number : decode_rows(*codec, code)) line << " " << std::setprecision(9) << number;
+  for (const float number : decode_rows(*codec, code))
+    line << " " << std::setprecision(9) << number;
   return line.str();
 }
 
