@@ -1,6 +1,6 @@
 // Trains the tables of the trellis codes and prints include/polarquant/trellis/trellis_tables.hpp.
 //
-//   train_trellis [ROUNDS] [VECTORS] > include/polarquant/trellis/trellis_tables.hpp
+//   train_trellis [ROUNDS] [VECTORS] > include/polarquant/trellis/trellis_tables.hpp; make format
 //
 // Vectors of 128 normal numbers, of norm sqrt(128), are encoded by the reference; each value
 // becomes the mean of the numbers that chose it, and so on (Marcellin and Fischer, 1990). The start
@@ -47,8 +47,8 @@ struct Pass {
 template <typename Value>
 Pass pass_over(const TrellisTables& tables, const Vectors& vectors, const Value& value) {
   Pass pass;
-  pass.sums.resize(128);
-  pass.counts.resize(128);
+  pass.sums.resize(polarquant::detail::kMaxTrellisValues);
+  pass.counts.resize(polarquant::detail::kMaxTrellisValues);
   for (const std::vector<double>& vector : vectors) {
     const std::vector<unsigned> windows = polarquant::plain_trellis_windows(
         tables, polarquant::plain_trellis_encode(tables, vector, value));

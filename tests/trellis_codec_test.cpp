@@ -179,8 +179,8 @@ std::string golden_line(int head_dim, double bits) {
   return line.str();
 }
 
-// The bytes are a format: they never change.
-TEST(TrellisCodecTest, BytesAreThoseOfTheFirstRelease) {
+// The bytes are a format: a change of them is a decision, never an accident.
+TEST(TrellisCodecTest, CodesAreTheGoldenOnes) {
   std::ifstream file(POLARQUANT_SOURCE_DIR "/tests/saved/trellis_codes.txt");
   std::string line;
   int count = 0;

@@ -13,10 +13,6 @@
 POLARQUANT_BEGIN_NAMESPACE
 namespace detail {
 
-// The most that any table has.
-inline constexpr std::size_t kMaxTrellisStates = 16;
-inline constexpr std::size_t kMaxTrellisValues = 128;
-
 // Coordinates begin .. end - 1. The first run starts at state 0, the next, of one bit more and at
 // most one bit of memory less, with the newest bits of the state before it.
 struct TrellisRun {

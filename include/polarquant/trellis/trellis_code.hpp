@@ -40,6 +40,10 @@ struct TrellisTable {
 
 namespace detail {
 
+// The most that any table has.
+inline constexpr std::size_t kMaxTrellisStates = 16;
+inline constexpr std::size_t kMaxTrellisValues = 128;
+
 // The window of a code behind `state`, the last bits u, the newest the highest.
 inline unsigned trellis_window(const TrellisTable& table, unsigned state, unsigned code) {
   return ((code >> 1) << (table.memory + 1)) | ((code & 1u) << table.memory) | state;
@@ -79,7 +83,7 @@ std::vector<std::uint8_t> plain_trellis_encode(const TrellisTables& tables,
     std::uint8_t code;
     std::uint8_t from;
   };
-  constexpr std::size_t kMaxStates = 16;
+  constexpr std::size_t kMaxStates = detail::kMaxTrellisStates;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   std::vector<Step> steps(numbers.size() * kMaxStates);
   std::vector<double> costs(kMaxStates, kInfinity);

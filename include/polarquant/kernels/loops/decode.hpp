@@ -240,27 +240,31 @@ POLARQUANT_ALWAYS_INLINE void score_tiles(const CodecTables& tables, const std::
   }
 }
 
+// sum[i * kTileTokens + t] += weights[t] * coordinate i of vector t, of vectors side by side.
+template <typename T>
+POLARQUANT_ALWAYS_INLINE void add_lanes(const T* weights, const T* vectors, std::size_t d, T* sum) {
+  T weight[kTileTokens];
+  for (std::size_t t = 0; t < kTileTokens; ++t) weight[t] = weights[t];
+  for (std::size_t i = 0; i < d; ++i) {
+    for (std::size_t t = 0; t < kTileTokens; ++t) {
+      sum[i * kTileTokens + t] =
+          fused(weight[t], vectors[i * kTileTokens + t], sum[i * kTileTokens + t]);
+    }
+  }
+}
+
 // sums[row][i * kTileTokens + t] += sum over tiles of weights[row][kTileTokens n + t] * coordinate
 // i of vector t. The lanes are added up once, at the end, by reduce_lanes.
 template <typename T>
 POLARQUANT_ALWAYS_INLINE void accumulate_tiles(const CodecTables& tables, const std::byte* tiles,
                                                std::size_t num_tiles, Rows<const T> weights,
                                                const TileScratch<T>& scratch, Rows<T> sums) {
-  const std::size_t d = tables.head_dim();
   for (std::size_t n = 0; n < num_tiles; ++n) {
     unpack<kTileTokens>(tables, tiles + n * tile_bytes(tables.layout.num_bytes()), scratch);
     expand_vectors<kTileTokens>(tables, scratch);
     for (std::size_t row = 0; row < weights.count; ++row) {
-      T* const sum = sums.row(row);
-      T weight[kTileTokens];
-      for (std::size_t t = 0; t < kTileTokens; ++t)
-        weight[t] = weights.row(row)[n * kTileTokens + t];
-      for (std::size_t i = 0; i < d; ++i) {
-        for (std::size_t t = 0; t < kTileTokens; ++t) {
-          sum[i * kTileTokens + t] =
-              fused(weight[t], scratch.values[i * kTileTokens + t], sum[i * kTileTokens + t]);
-        }
-      }
+      add_lanes(weights.row(row) + n * kTileTokens, scratch.values, tables.head_dim(),
+                sums.row(row));
     }
   }
 }

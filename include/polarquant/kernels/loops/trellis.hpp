@@ -16,6 +16,7 @@
 #include "polarquant/base/version.hpp"
 #include "polarquant/codes/code_layout.hpp"
 #include "polarquant/codes/trellis_runs.hpp"
+#include "polarquant/kernels/loops/decode.hpp"
 #include "polarquant/kernels/loops/encode.hpp"
 #include "polarquant/method/rotation.hpp"
 
@@ -265,7 +266,7 @@ POLARQUANT_ALWAYS_INLINE void score_trellis(const TrellisRuns& runs, const std::
                                             const TrellisScratch<A>& scratch, Rows<A> scores) {
   const std::size_t d = runs.head_dim();
   for (std::size_t tile = 0; tile < num_tiles; ++tile) {
-    expand_tile(runs, tiles + tile * kTileTokens * runs.layout.num_bytes(), scratch);
+    expand_tile(runs, tiles + tile * tile_bytes(runs.layout.num_bytes()), scratch);
     for (std::size_t row = 0; row < prepared.count; ++row) {
       const A* const query = prepared.row(row);
       A sums[kTileTokens] = {};
@@ -284,18 +285,11 @@ template <typename A>
 POLARQUANT_ALWAYS_INLINE void accumulate_trellis(const TrellisRuns& runs, const std::byte* tiles,
                                                  std::size_t num_tiles, Rows<const A> weights,
                                                  const TrellisScratch<A>& scratch, Rows<A> sums) {
-  const std::size_t d = runs.head_dim();
   for (std::size_t tile = 0; tile < num_tiles; ++tile) {
-    expand_tile(runs, tiles + tile * kTileTokens * runs.layout.num_bytes(), scratch);
+    expand_tile(runs, tiles + tile * tile_bytes(runs.layout.num_bytes()), scratch);
     for (std::size_t row = 0; row < weights.count; ++row) {
-      const A* const own = weights.row(row) + tile * kTileTokens;
-      A* const sum = sums.row(row);
-      for (std::size_t i = 0; i < d; ++i) {
-        for (std::size_t t = 0; t < kTileTokens; ++t) {
-          sum[i * kTileTokens + t] =
-              fused(own[t], scratch.values[i * kTileTokens + t], sum[i * kTileTokens + t]);
-        }
-      }
+      add_lanes(weights.row(row) + tile * kTileTokens, scratch.values, runs.head_dim(),
+                sums.row(row));
     }
   }
 }
